@@ -1,0 +1,368 @@
+package relay
+
+import (
+	"bytes"
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"sluice/gateway/claude"
+	"sluice/gateway/limits"
+	"sluice/gateway/metrics"
+)
+
+// Status is where a stream is in its life.
+type Status string
+
+// The states. All but InProgress are ends.
+const (
+	InProgress Status = "in_progress"
+	Completed  Status = "completed"
+	Failed     Status = "failed"
+	Canceled   Status = "canceled"
+	Abandoned  Status = "abandoned"
+)
+
+// errEnded is why a stream's context is canceled.
+var errEnded = errors.New("the stream has ended")
+
+// Stream is one answer on its way: a request, a log, an end.
+type Stream struct {
+	ID      string
+	Owner   string
+	Plan    string
+	Created time.Time
+
+	relay      *Relay
+	abandonIn  time.Duration // negative: never
+	maxViewers int           // 0: no limit
+	grant      *limits.Grant
+	cancel     context.CancelCauseFunc
+	opened     chan struct{} // closed when the first event, the refusal or the end is there
+	done       chan struct{} // closed when it has ended and is accounted
+	element    *list.Element // its place among its owner's streams; guarded by the relay's lock
+	endedPlace *list.Element // and among the ended ones
+	key        idempotencyKey
+	digest     [32]byte
+	expiry     *time.Timer
+	forgotten  bool  // no longer in any index; guarded by the relay's lock, as are the next three
+	settled    bool  // it has ended and is accounted
+	dropped    bool  // its memory has been given back
+	charged    int64 // its share of the relay's memory
+
+	mu        sync.Mutex
+	log       eventLog
+	viewers   []*Viewer
+	lastRead  time.Time
+	requestID string // the upstream's
+	committed bool   // an answer of 2xx was sent: a refusal becomes an error event
+	refusal   error
+	ended     bool
+	status    Status
+	failure   *claude.Error
+	endedAt   time.Time
+	usage     claude.Usage
+	source    string
+	model     string
+	held      int // callers whose answers wait for the stream
+	abandon   *time.Timer
+	abandonAt time.Time
+	hadDelta  bool
+
+	pushing []*Viewer // the reader's own: the viewers whose turn it has taken for the event at hand
+}
+
+// Opened is closed once the stream has its first event, was refused or has ended.
+func (s *Stream) Opened() <-chan struct{} { return s.opened }
+
+// Commit says that the caller is about to answer with success. It returns the refusal if there already was one; from
+// then on a refusal is an error event of the stream.
+func (s *Stream) Commit() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refusal == nil {
+		s.committed = true
+	}
+	return s.refusal
+}
+
+// RequestID is the upstream's name for the request; empty before its answer has come.
+func (s *Stream) RequestID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requestID
+}
+
+// Grant is what the stream was admitted with.
+func (s *Stream) Grant() *limits.Grant { return s.grant }
+
+// run opens the upstream and leaves what comes to follow. It owns the request.
+func (s *Stream) run(ctx context.Context, req claude.Request, retry claude.Retry) {
+	defer s.failOnPanic()
+	upstream, err := s.relay.client.Open(ctx, req, retry)
+	s.relay.charge(s, -int64(len(req.Body)))
+	if err != nil {
+		s.refuse(err)
+		return
+	}
+	s.mu.Lock()
+	s.requestID = upstream.Header.Get("Request-Id")
+	s.mu.Unlock()
+	// A new goroutine, for opening has grown this one's stack to several times of what following needs, and a stream
+	// may be followed for minutes.
+	go s.follow(upstream)
+}
+
+// follow appends what comes until the end.
+func (s *Stream) follow(upstream *claude.Stream) {
+	defer s.failOnPanic()
+	defer upstream.Close()
+	for {
+		e, err := upstream.Next()
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			s.end(Failed, asError(err))
+			return
+		}
+		if !s.append(e) {
+			return
+		}
+	}
+}
+
+// failOnPanic ends the stream if its goroutine panics: one stream's failure is not the process's, and its slot must come
+// back.
+func (s *Stream) failOnPanic() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	s.relay.log.Error("stream failed by a defect", "stream", s.ID, "panic", p, "stack", string(debug.Stack()))
+	s.mu.Lock()
+	for _, v := range s.pushing {
+		v.returnTurnLocked()
+	}
+	s.mu.Unlock()
+	s.end(Failed, &claude.Error{Type: claude.APIError, Status: http.StatusInternalServerError, Message: "The gateway failed.", Cause: fmt.Errorf("panic: %v", p)})
+}
+
+func asError(err error) *claude.Error {
+	var e *claude.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &claude.Error{Type: claude.APIError, Status: http.StatusBadGateway, Message: "The stream was broken off.", Cause: err}
+}
+
+// append adds one event of the upstream and wakes who waits. It reports whether further ones are wanted.
+func (s *Stream) append(e claude.Event) bool {
+	a, err := s.appendLocked(e)
+	if err != nil {
+		s.end(Failed, &claude.Error{Type: claude.APIError, Message: fmt.Sprintf("The answer is larger than %d MB.", MaxLog/1_000_000), Cause: err})
+		return false
+	}
+	if !a.added {
+		return false
+	}
+	if !a.ended {
+		for _, v := range s.pushing {
+			v.pushed()
+		}
+	}
+	m := s.relay.metrics
+	if a.first {
+		close(s.opened)
+	} else {
+		m.EventGap(a.gap)
+	}
+	if a.firstDelta {
+		m.FirstEvent(metrics.StageFirstDelta, e.Read.Sub(s.Created))
+	}
+	if e.Kind == claude.MessageStart {
+		m.FirstEvent(metrics.StageMessageStart, e.Read.Sub(s.Created))
+	}
+	if a.grown > 0 {
+		s.relay.charge(s, a.grown)
+	}
+	if a.ended {
+		s.account()
+	}
+	return !a.ended
+}
+
+// appended is what an event was to its stream.
+type appended struct {
+	added, first, firstDelta, ended bool
+	gap                             time.Duration
+	grown                           int64
+}
+
+func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return a, nil
+	}
+	a.first = len(s.log.entries) == 0
+	if a.grown, err = s.log.append(e.Kind, e.Name, e.Data, e.Read); err != nil {
+		return a, err
+	}
+	a.added = true
+	a.gap = e.Read.Sub(s.lastRead)
+	s.lastRead = e.Read
+	a.firstDelta = e.Kind == claude.BlockDelta && !s.hadDelta
+	s.hadDelta = s.hadDelta || a.firstDelta
+	switch e.Kind {
+	case claude.MessageStop:
+		s.endLocked(Completed)
+	case claude.Failure:
+		kind, message, _ := claude.ParseError(e.Data)
+		s.failure = &claude.Error{Type: kind, Message: message, Body: bytes.Clone(e.Data)}
+		s.endLocked(Failed)
+	default:
+		s.readyLocked()
+	}
+	a.ended = s.ended
+	return a, nil
+}
+
+// pushViewers is up to how many viewers a stream's reader writes itself. Beyond that their goroutines share the work
+// among all cores.
+const pushViewers = 4
+
+// readyLocked gives each viewer that waits its turn: it is woken, or left to the stream's reader, which then must call
+// pushed for each of s.pushing.
+func (s *Stream) readyLocked() {
+	s.pushing = s.pushing[:0]
+	direct := len(s.viewers) <= pushViewers
+	for _, v := range s.viewers {
+		switch {
+		case v.turn != turnWaiting:
+		case direct && v.push != nil:
+			v.turn = turnReader
+			s.pushing = append(s.pushing, v)
+		default:
+			s.wakeLocked(v)
+		}
+	}
+}
+
+func (s *Stream) wakeLocked(v *Viewer) {
+	if v.turn == turnWaiting {
+		v.turn = turnOwn
+		select {
+		case v.wake <- struct{}{}:
+		default: // one is there already
+		}
+	}
+}
+
+// endLocked marks the end; the event that says so is in the log. account must follow, without the lock.
+func (s *Stream) endLocked(status Status) {
+	s.ended = true
+	s.status = status
+	s.endedAt = time.Now()
+	s.grant.Release() // before anybody can see the end and ask for the next stream
+	if s.abandon != nil {
+		s.abandon.Stop()
+	}
+	for _, v := range s.viewers {
+		s.wakeLocked(v)
+	}
+}
+
+// end ends the stream with an error event, unless it has ended already.
+func (s *Stream) end(status Status, e *claude.Error) { s.endIf(func() bool { return true }, status, e) }
+
+// endIf is end if the condition holds under the lock.
+func (s *Stream) endIf(holds func() bool, status Status, e *claude.Error) {
+	s.mu.Lock()
+	if s.ended || !holds() {
+		s.mu.Unlock()
+		return
+	}
+	first := len(s.log.entries) == 0
+	s.failure = e
+	grown, _ := s.log.append(claude.Failure, []byte("error"), e.Event(s.requestID), time.Now())
+	s.endLocked(status)
+	s.mu.Unlock()
+	if first {
+		close(s.opened)
+	}
+	s.cancel(errEnded)
+	s.relay.charge(s, grown)
+	s.account()
+}
+
+// refuse ends a stream whose upstream never sent an event. As long as nobody was answered it never was: who waits gets
+// the refusal, and the relay forgets it.
+func (s *Stream) refuse(err error) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	if s.committed {
+		s.mu.Unlock()
+		s.end(Failed, asError(err))
+		return
+	}
+	s.refusal = err
+	s.failure = asError(err)
+	// For those who have found it in the owner's list and read it while its caller was still waiting.
+	grown, _ := s.log.append(claude.Failure, []byte("error"), s.failure.Event(s.requestID), time.Now())
+	s.endLocked(Failed)
+	s.mu.Unlock()
+	s.relay.charge(s, grown)
+	s.relay.forget(s)
+	s.cancel(errEnded)
+	s.account()
+	close(s.opened)
+}
+
+// Cancel stops the stream at its owner's wish. Once it has ended this does nothing.
+func (s *Stream) Cancel() {
+	s.end(Canceled, &claude.Error{Type: claude.Canceled, Message: "The stream was canceled."})
+}
+
+// Done is closed when the stream has ended and is accounted.
+func (s *Stream) Done() <-chan struct{} { return s.done }
+
+// unwatchedLocked starts the wait for a viewer where there is none.
+func (s *Stream) unwatchedLocked() {
+	if s.ended || s.watchedLocked() || s.abandonIn < 0 {
+		return
+	}
+	s.abandonAt = time.Now().Add(s.abandonIn)
+	if s.abandon == nil {
+		s.abandon = time.AfterFunc(s.abandonIn, s.giveUp)
+	} else {
+		s.abandon.Reset(s.abandonIn)
+	}
+}
+
+// watchedLocked reports whether anybody reads the stream or waits for its answer.
+func (s *Stream) watchedLocked() bool { return len(s.viewers) > 0 || s.held > 0 }
+
+func (s *Stream) giveUp() {
+	// A viewer may have come, or come and gone, since the timer fired.
+	unwatched := func() bool { return !s.watchedLocked() && !time.Now().Before(s.abandonAt) }
+	s.endIf(unwatched, Abandoned, &claude.Error{Type: claude.Canceled, Message: "Nobody was reading the stream any more."})
+}
+
+// Answered says that a caller of Start has been answered, or has left. Until then it counts as somebody who waits for
+// the stream; it must be called once for each Start.
+func (s *Stream) Answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held--
+	s.unwatchedLocked()
+}
