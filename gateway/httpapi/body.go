@@ -1,0 +1,137 @@
+package httpapi
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"sluice/gateway/claude"
+)
+
+// maxBody is Anthropic's own limit for a request (its documentation, "Errors").
+const maxBody = 32_000_000
+
+// How long a request's body may bring no byte, and how long it may take in all: 32 MB at 107 kB/s. What is read of it
+// is reserved memory, which a slow sender would keep from others.
+const (
+	bodyPatience = 30 * time.Second
+	bodyTime     = 5 * time.Minute
+)
+
+// body is what is read of a request or an answer, with the memory that it takes. It must be released, unless a stream
+// takes it over.
+type body struct {
+	bytes    []byte
+	reserved int64
+	api      *API
+}
+
+func (b *body) release() {
+	b.api.relay.Release(b.reserved)
+	b.reserved = 0
+}
+
+// resize moves the reservation to n bytes.
+func (b *body) resize(n int) error {
+	more := int64(n) - b.reserved
+	if more > 0 {
+		if err := b.api.relay.Reserve(more); err != nil {
+			return err
+		}
+	} else {
+		b.api.relay.Release(-more)
+	}
+	b.reserved = int64(n)
+	return nil
+}
+
+// readAll reads to the end, reserving memory as it comes: a length that is only announced takes nothing. first is what
+// is made room for at the start.
+func (b *body) readAll(r io.Reader, first int) error {
+	for {
+		if len(b.bytes) == cap(b.bytes) {
+			size := max(first, 2*cap(b.bytes))
+			if err := b.resize(size); err != nil {
+				return err
+			}
+			b.bytes = append(make([]byte, 0, size), b.bytes...)
+		}
+		n, err := r.Read(b.bytes[len(b.bytes):cap(b.bytes)])
+		b.bytes = b.bytes[:len(b.bytes)+n]
+		if err == io.EOF {
+			if cap(b.bytes)-len(b.bytes) > len(b.bytes)/4 {
+				b.bytes = bytes.Clone(b.bytes) // a stream may hold it for long
+			}
+			return b.resize(len(b.bytes))
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readBody reads a request's body.
+func (a *API) readBody(c echo.Context) (*body, error) {
+	r := c.Request()
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, refuse(http.StatusUnsupportedMediaType, claude.InvalidRequest, "Requests are taken without Content-Encoding only.")
+	}
+	if r.ContentLength > maxBody {
+		return nil, &http.MaxBytesError{Limit: maxBody}
+	}
+	b := &body{api: a}
+	first := 4 << 10
+	if n := r.ContentLength; n >= 0 && n < 64<<10 {
+		first = int(n) + 1 // room to see the end without growing
+	}
+	control := http.NewResponseController(c.Response().Writer)
+	patient := &patientReader{r: http.MaxBytesReader(c.Response().Writer, r.Body, maxBody), control: control, until: time.Now().Add(bodyTime)}
+	err := b.readAll(patient, first)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil:
+		control.SetReadDeadline(time.Time{})
+		return b, nil
+	case errors.As(err, &tooLarge), !patient.failed:
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = refuse(http.StatusRequestTimeout, claude.InvalidRequest, "The request's body did not arrive in time.")
+	default:
+		err = refuse(http.StatusBadRequest, claude.InvalidRequest, "The request's body broke off.")
+	}
+	b.release()
+	return nil, err
+}
+
+// patientReader gives each read of a request's body its deadline.
+type patientReader struct {
+	r       io.Reader
+	control *http.ResponseController
+	until   time.Time
+	failed  bool // an error was the connection's
+}
+
+func (p *patientReader) Read(b []byte) (int, error) {
+	deadline := time.Now().Add(bodyPatience)
+	if deadline.After(p.until) {
+		deadline = p.until
+	}
+	p.control.SetReadDeadline(deadline)
+	n, err := p.r.Read(b)
+	p.failed = err != nil && err != io.EOF
+	return n, err
+}
+
+// readJSON is readBody for routes that take JSON.
+func (a *API) readJSON(c echo.Context) (*body, error) {
+	kind, _, err := mime.ParseMediaType(c.Request().Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return nil, refuse(http.StatusUnsupportedMediaType, claude.InvalidRequest, "The request's content-type must be application/json.")
+	}
+	return a.readBody(c)
+}

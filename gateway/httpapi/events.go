@@ -1,0 +1,262 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"sluice/gateway/claude"
+	"sluice/gateway/metrics"
+	"sluice/gateway/relay"
+)
+
+var errTicketExpired = errors.New("this ticket has expired: its stream was deleted, or has ended and its retention is over")
+
+// lostID is the id of the event that says that a stream was lost, so that a reconnecting EventSource can be told to stop.
+const lostID = "lost"
+
+var (
+	retryLine = []byte("retry: 1500\n\n")
+	pingFrame = []byte("event: ping\ndata: {\"type\": \"ping\"}\n\n")
+)
+
+// getEvents attaches a viewer to a stream.
+func (a *API) getEvents(c echo.Context) error {
+	cursor := c.Request().Header.Get("Last-Event-ID")
+	if cursor == "" {
+		cursor = c.QueryParam("last_event_id")
+	}
+	s, lost, err := a.readable(c)
+	if err != nil {
+		return err
+	}
+	if lost {
+		return a.lost(c, cursor)
+	}
+	if c.Request().Method == http.MethodHead {
+		streamHeaders(c)
+		return c.NoContent(http.StatusOK)
+	}
+	v, resume, reason, err := s.Attach(cursor, c.QueryParam("exact") == "1")
+	switch {
+	case errors.Is(err, relay.ErrTooManyViewers):
+		return a.later(c, err)
+	case err != nil:
+		return err
+	case resume == relay.ResumeDone:
+		return done(c)
+	}
+	first := retryLine
+	if resume == relay.ResumeResync {
+		first = fmt.Appendf(first[:len(first):len(first)], "event: resync\ndata: {\"type\":\"resync\",\"reason\":%q}\n\n", reason)
+	}
+	if id := s.RequestID(); id != "" {
+		c.Response().Header().Set("Request-Id", id)
+	}
+	return a.stream(c, v, true, first)
+}
+
+// readable finds the stream that the path names and the caller may read: by a ticket, or as its owner. lost means that
+// the ticket is good, but this process hasn't the stream.
+func (a *API) readable(c echo.Context) (s *relay.Stream, lost bool, err error) {
+	id := c.Param("id")
+	ticket := c.QueryParam("ticket")
+	if ticket == "" {
+		_, s, err := a.own(c)
+		return s, false, err
+	}
+	t, err := a.auth.CheckTicket(ticket, id)
+	if err != nil {
+		return nil, false, err
+	}
+	s, err = a.relay.Get(t.Owner, id)
+	if err == nil {
+		return s, false, nil
+	}
+	if t.ThisProcess && !a.relay.Evicted(id) {
+		return nil, false, errTicketExpired
+	}
+	return nil, true, nil
+}
+
+// done tells an EventSource to stop.
+func done(c echo.Context) error {
+	c.Response().Header().Set("Cache-Control", "no-store")
+	return c.NoContent(http.StatusNoContent)
+}
+
+// streamHeaders sets what makes an event stream pass proxies unbuffered and untouched.
+func streamHeaders(c echo.Context) {
+	h := c.Response().Header()
+	h.Set("Content-Type", "text/event-stream; charset=utf-8")
+	h.Set("Cache-Control", "no-cache, no-transform")
+	h.Set("X-Accel-Buffering", "no")
+}
+
+// lost tells a reader the truth about a stream that is gone, once; when it comes again, it is told to stop.
+func (a *API) lost(c echo.Context, cursor string) error {
+	a.metrics.Resumed(string(relay.ResumeLost))
+	if cursor == lostID {
+		return done(c)
+	}
+	streamHeaders(c)
+	object := claude.ErrorObject(claude.APIError, "The stream was lost in a restart of the gateway, or had to make room for others; it can't be resumed.", requestID(c))
+	return c.Blob(http.StatusOK, "text/event-stream; charset=utf-8", fmt.Appendf(nil, "id: %s\nevent: error\ndata: %s\n\n", lostID, object))
+}
+
+// later refuses a reader for now. A native EventSource gives up for good on any status but 200, and comes back after a
+// 200 that ends; it is told to come back at a time of its own, not with all others.
+func (a *API) later(c echo.Context, err error) error {
+	a.log.Debug("viewer refused for now", "request_id", requestID(c), "error", err)
+	a.metrics.RateLimited("viewers_per_stream")
+	streamHeaders(c)
+	wait := 2000 + rand.IntN(6000)
+	return c.Blob(http.StatusOK, "text/event-stream; charset=utf-8", fmt.Appendf(nil, "retry: %d\n: %v; try again\n\n", wait, err))
+}
+
+// stream answers with the viewer's events. Where the connection can be taken from net/http it goes on beside the
+// handler, which then returns at once and frees what the request took.
+func (a *API) stream(c echo.Context, v *relay.Viewer, events bool, first []byte) error {
+	streamHeaders(c)
+	raw, err := takeOver(c, a.cfg.StallTimeout, events)
+	if err != nil {
+		v.Detach(relay.EndGone)
+		return nil // nobody is there to be told
+	}
+	if raw != nil {
+		a.keep(raw)
+		go func() {
+			defer a.letGo(raw)
+			defer func() {
+				if p := recover(); p != nil { // one viewer's failure is not the process's
+					a.log.Error("viewer failed by a defect", "panic", p, "stack", string(debug.Stack()))
+				}
+			}()
+			a.follow(v, raw, first)
+		}()
+		return nil
+	}
+	w, err := newResponse(c, a.cfg.StallTimeout, http.StatusOK)
+	if err != nil {
+		v.Detach(relay.EndGone)
+		return nil
+	}
+	if a.follow(v, w, first) != relay.EndCompleted {
+		panic(http.ErrAbortHandler) // a response that is not complete must not look so
+	}
+	return nil
+}
+
+// follow writes a viewer's events as they come, a ping where there are none, and the end.
+func (a *API) follow(v *relay.Viewer, w sink, first []byte) (reason relay.EndReason) {
+	reason = relay.EndGone
+	defer func() {
+		v.Detach(reason)
+		w.close()
+	}()
+	failed := func(err error) relay.EndReason {
+		if errors.Is(err, errStalled) {
+			return relay.EndStalled
+		}
+		return relay.EndGone
+	}
+	// The header leaves with the first bytes; where there are none yet, now, while the turn to write is ours.
+	if first != nil {
+		if err := w.write(first); err != nil {
+			return failed(err)
+		}
+	} else if !v.Pending() {
+		if err := w.flush(); err != nil {
+			return failed(err)
+		}
+	}
+	d := delivery{metrics: a.metrics}
+	d.done(relay.Batch{})
+	if raw, ok := w.(*rawConn); ok && raw.raw != nil {
+		v.Push(func(b relay.Batch) bool {
+			if !raw.push(b.Pieces) {
+				d.left = b
+				return false
+			}
+			d.done(b)
+			return true
+		})
+	}
+	ping := time.NewTimer(a.cfg.PingInterval)
+	defer ping.Stop()
+	for {
+		b, ended := v.Take()
+		if b.Events > 0 {
+			if err := w.write(b.Pieces...); err != nil {
+				return failed(err)
+			}
+			d.done(b)
+			continue
+		}
+		if ended {
+			w.end()
+			return relay.EndCompleted
+		}
+		// From here the stream's reader may push. The turn comes back with Wake or Claim, and only then.
+		for ours := false; !ours; {
+			select {
+			case <-v.Wake():
+				ours = true
+				if err := w.flush(); err != nil {
+					return failed(err)
+				}
+				d.flushed()
+			case <-w.gone():
+				return relay.EndGone
+			case <-ping.C:
+				// The timer is not touched by each event; it looks at the clock when it fires.
+				left := a.cfg.PingInterval - time.Since(d.last())
+				if left <= 0 {
+					left = a.cfg.PingInterval
+					if ours = v.Claim(); ours {
+						if err := w.write(pingFrame); err != nil {
+							return failed(err)
+						}
+						a.metrics.Ping()
+						d.done(relay.Batch{})
+					}
+				}
+				ping.Reset(left)
+			}
+		}
+	}
+}
+
+// delivery counts what a viewer was sent, by whoever's turn it was.
+type delivery struct {
+	metrics *metrics.Metrics
+	written atomic.Int64 // when bytes were last written, in Unix nanoseconds
+	left    relay.Batch  // what a push could not finish
+}
+
+// flushed counts what a push had left, now that it is written.
+func (d *delivery) flushed() {
+	if d.left.Events > 0 {
+		d.done(d.left)
+		d.left = relay.Batch{}
+	}
+}
+
+func (d *delivery) done(b relay.Batch) {
+	now := time.Now()
+	d.written.Store(now.UnixNano())
+	if b.Events > 0 {
+		d.metrics.Delivered(b.Events, b.Coalesced)
+	}
+	if b.Live && b.Events > 0 {
+		d.metrics.RelayDelay(now.Sub(b.Read))
+	}
+}
+
+func (d *delivery) last() time.Time { return time.Unix(0, d.written.Load()) }

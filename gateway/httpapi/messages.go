@@ -1,0 +1,222 @@
+package httpapi
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"sluice/gateway/auth"
+	"sluice/gateway/claude"
+	"sluice/gateway/relay"
+)
+
+// maxRetries is how often a stream's request is repeated before its first event, as often as the official SDKs do.
+const maxRetries = 2
+
+// maxIdempotencyKey is the length of an Idempotency-Key, in bytes.
+const maxIdempotencyKey = 255
+
+// postMessages is Anthropic's own route: a stream written into this response, or a whole answer.
+func (a *API) postMessages(c echo.Context) error {
+	id, err := a.identify(c)
+	if err != nil {
+		return err
+	}
+	b, err := a.readJSON(c)
+	if err != nil {
+		return err
+	}
+	params, err := claude.ParseParams(b.bytes)
+	if err == nil {
+		err = noCallback(c.Request())
+	}
+	if err != nil {
+		b.release()
+		return err
+	}
+	if !params.Stream {
+		defer b.release()
+		return a.wholeMessage(c, id, b.bytes)
+	}
+	s, v, err := a.startStream(c, true, relay.Params{
+		Owner: id.Owner, Plan: id.Plan, Route: "/v1/messages", AbandonAfter: a.cfg.AbandonAfter.Messages,
+		Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: b.bytes},
+		Retry:   claude.Retry{Max: maxRetries},
+	})
+	if err != nil {
+		return err
+	}
+	h := c.Response().Header()
+	h.Set("Sluice-Stream-Id", s.ID)
+	a.windowAndID(c, s)
+	return a.stream(c, v, false, nil)
+}
+
+// postStreams is the browser's route: the answer is the stream object, and the events are read by its URL.
+func (a *API) postStreams(c echo.Context) error {
+	id, err := a.identify(c)
+	if err != nil {
+		return err
+	}
+	b, err := a.readJSON(c)
+	if err != nil {
+		return err
+	}
+	_, err = claude.ParseParams(b.bytes)
+	if err == nil {
+		err = noCallback(c.Request())
+	}
+	request := b.bytes
+	if err == nil {
+		request = claude.Streaming(b.bytes)
+		err = b.resize(len(request))
+	}
+	if err != nil {
+		b.release()
+		return err
+	}
+	header := upward(c.Request().Header)
+	if header.Get("Anthropic-Version") == "" { // a browser's fetch has no SDK to add it
+		header.Set("Anthropic-Version", "2023-06-01")
+	}
+	s, _, err := a.startStream(c, false, relay.Params{
+		Owner: id.Owner, Plan: id.Plan, Route: "/v1/streams", AbandonAfter: a.cfg.AbandonAfter.Streams,
+		Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: header, Body: request},
+		Retry:   claude.Retry{Max: maxRetries, Statuses: claude.SafeStatus},
+	})
+	if err != nil {
+		return err
+	}
+	a.windowAndID(c, s)
+	c.Response().Header().Set("Location", a.baseURL(c.Request())+"/v1/streams/"+s.ID)
+	writeJSON(c, http.StatusCreated, a.object(c, id, s.Snapshot(true)))
+	return nil
+}
+
+// startStream starts or joins a stream and holds the answer: it returns once the first event is there, the hold is over,
+// or the upstream has refused, which is its error. From then on a refusal is an event. Where the answer is to be the
+// stream itself, its viewer is attached from the beginning.
+func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.Stream, *relay.Viewer, error) {
+	r := c.Request()
+	begun := time.Now()
+	p.Retry.Until = begun.Add(a.cfg.Hold)
+	p.IdempotencyKey = r.Header.Get("Idempotency-Key")
+	if len(p.IdempotencyKey) > maxIdempotencyKey {
+		a.relay.Release(int64(len(p.Request.Body)))
+		return nil, nil, refuse(http.StatusBadRequest, claude.InvalidRequest, "The Idempotency-Key is longer than %d bytes.", maxIdempotencyKey)
+	}
+	s, _, err := a.relay.Start(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.Answered()
+	var v *relay.Viewer
+	if watch {
+		if v, _, _, err = s.Attach("", true); err != nil {
+			return nil, nil, err
+		}
+	}
+	hold := time.NewTimer(a.cfg.Hold)
+	defer hold.Stop()
+	select {
+	case <-s.Opened():
+	case <-hold.C:
+	case <-r.Context().Done():
+		err = r.Context().Err()
+	}
+	if err == nil {
+		err = s.Commit()
+	}
+	if err != nil && v != nil {
+		v.Detach(relay.EndGone)
+	}
+	return s, v, err
+}
+
+// windowAndID sets what an admitted answer says of its owner's limits, and the upstream's request id.
+func (a *API) windowAndID(c echo.Context, s *relay.Stream) {
+	h := c.Response().Header()
+	setWindow(h, s.Grant().Window())
+	if id := s.RequestID(); id != "" {
+		h.Set("Request-Id", id)
+	}
+}
+
+// wholeMessage forwards a request whose answer is no stream. It takes a slot like a stream does.
+func (a *API) wholeMessage(c echo.Context, id auth.Identity, request []byte) error {
+	grant, err := a.relay.Admit(id.Owner, id.Plan)
+	if err != nil {
+		return err
+	}
+	defer grant.Release()
+	setWindow(c.Response().Header(), grant.Window())
+	answer, err := a.call(c, claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: request})
+	if err != nil {
+		return err
+	}
+	a.relay.Settle(id.Owner, id.Plan, answer)
+	grant.Release() // before the caller can ask for the next
+	writeJSON(c, http.StatusOK, answer)
+	return nil
+}
+
+// maxAnswer bounds an answer that is not a stream, as a log is bounded.
+const maxAnswer = relay.MaxLog
+
+// call forwards a request whose answer is JSON and sets the answer's headers. The whole answer is read before a byte of
+// it is sent, so that one that is cut off is an error and not half an object.
+func (a *API) call(c echo.Context, req claude.Request) ([]byte, error) {
+	resp, err := a.client.Do(c.Request().Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer := &body{api: a}
+	defer answer.release()
+	if err := answer.readAll(io.LimitReader(resp.Body, maxAnswer+1), 4<<10); err != nil {
+		return nil, err
+	}
+	if err := claude.CheckAnswer(resp, answer.bytes, maxAnswer); err != nil {
+		return nil, err
+	}
+	if id := resp.Header.Get("Request-Id"); id != "" {
+		c.Response().Header().Set("Request-Id", id)
+	}
+	return answer.bytes, nil
+}
+
+// forwarded are the request headers that go up. Credentials, cookies and origins never do.
+var forwarded = []string{"Anthropic-Version", "Anthropic-Beta", "Content-Type", "User-Agent"}
+
+func upward(h http.Header) http.Header {
+	up := make(http.Header, 8)
+	for _, name := range forwarded {
+		if v := h[name]; len(v) > 0 {
+			up[name] = v
+		}
+	}
+	for name, v := range h {
+		if strings.HasPrefix(name, "X-Stainless-") {
+			up[name] = v
+		}
+	}
+	return up
+}
+
+func query(r *http.Request) string {
+	if r.URL.RawQuery == "" {
+		return ""
+	}
+	return "?" + r.URL.RawQuery
+}
+
+// noCallback refuses what would otherwise be silently ignored: somebody would wait for the callback.
+func noCallback(r *http.Request) error {
+	if r.Header.Get("Sluice-Callback-Url") != "" {
+		return refuse(http.StatusBadRequest, claude.InvalidRequest, "This version of the gateway makes no callbacks.")
+	}
+	return nil
+}

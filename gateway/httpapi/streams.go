@@ -1,0 +1,143 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"sluice/gateway/auth"
+	"sluice/gateway/claude"
+	"sluice/gateway/relay"
+)
+
+// streamObject is a stream as its owner sees it.
+type streamObject struct {
+	ID          string          `json:"id"`
+	Type        string          `json:"type"`
+	Status      relay.Status    `json:"status"`
+	Model       *string         `json:"model"`
+	Attempt     int             `json:"attempt"`
+	EventsURL   string          `json:"events_url"`
+	Viewers     int             `json:"viewers"`
+	Message     json.RawMessage `json:"message"`
+	Usage       json.RawMessage `json:"usage"`
+	UsageSource string          `json:"usage_source"`
+	Error       *errorObject    `json:"error"`
+	CreatedAt   time.Time       `json:"created_at"`
+	EndedAt     *time.Time      `json:"ended_at"`
+	ExpiresAt   *time.Time      `json:"expires_at"`
+	Callback    *struct{}       `json:"callback"`
+}
+
+type errorObject struct {
+	Type    string `json:"type"`
+	Message string `json:"message"`
+}
+
+// object is the JSON of a stream. In lists the message is left out (null): it may be megabytes.
+func (a *API) object(c echo.Context, id auth.Identity, n relay.Snapshot) []byte {
+	o := streamObject{ID: n.ID, Type: "stream", Status: n.Status, Attempt: n.Attempt, Viewers: n.Viewers,
+		EventsURL: a.baseURL(c.Request()) + "/v1/streams/" + n.ID + "/events?ticket=" + a.auth.IssueTicket(n.ID, id),
+		Message:   n.Message, Usage: n.Usage, UsageSource: n.Source, CreatedAt: n.Created.UTC().Truncate(time.Millisecond)}
+	if n.Model != "" {
+		o.Model = &n.Model
+	}
+	if n.Failure != nil {
+		o.Error = &errorObject{n.Failure.Type, n.Failure.Message}
+	}
+	if !n.EndedAt.IsZero() {
+		ended, expires := n.EndedAt.UTC().Truncate(time.Millisecond), n.ExpiresAt.UTC().Truncate(time.Millisecond)
+		o.EndedAt, o.ExpiresAt = &ended, &expires
+	}
+	return marshal(o)
+}
+
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // raw messages are checked when they are accumulated
+	}
+	return b
+}
+
+func (a *API) getStream(c echo.Context) error {
+	id, s, err := a.own(c)
+	if err != nil {
+		return err
+	}
+	writeJSON(c, http.StatusOK, a.object(c, id, s.Snapshot(c.Request().Method != http.MethodHead)))
+	return nil
+}
+
+// own finds the caller's stream that the path names.
+func (a *API) own(c echo.Context) (auth.Identity, *relay.Stream, error) {
+	id, err := a.identify(c)
+	if err != nil {
+		return id, nil, err
+	}
+	s, err := a.relay.Get(id.Owner, c.Param("id"))
+	return id, s, err
+}
+
+func (a *API) cancelStream(c echo.Context) error {
+	id, s, err := a.own(c)
+	if err != nil {
+		return err
+	}
+	s.Cancel()
+	<-s.Done()
+	writeJSON(c, http.StatusOK, a.object(c, id, s.Snapshot(true)))
+	return nil
+}
+
+func (a *API) deleteStream(c echo.Context) error {
+	id, s, err := a.own(c)
+	if err != nil {
+		return err
+	}
+	if err := a.relay.Delete(id.Owner, s.ID); err != nil {
+		return err
+	}
+	writeJSON(c, http.StatusOK, marshal(map[string]string{"id": s.ID, "type": "stream_deleted"}))
+	return nil
+}
+
+// List sizes, as Anthropic's lists have them by default.
+const (
+	defaultLimit = 20
+	maxLimit     = 100
+)
+
+func (a *API) listStreams(c echo.Context) error {
+	id, err := a.identify(c)
+	if err != nil {
+		return err
+	}
+	limit := defaultLimit
+	if v := c.QueryParam("limit"); v != "" {
+		if limit, err = strconv.Atoi(v); err != nil || limit < 1 || limit > maxLimit {
+			return refuse(http.StatusBadRequest, claude.InvalidRequest, "limit: Input should be a whole number from 1 to %d.", maxLimit)
+		}
+	}
+	streams, more, err := a.relay.List(id.Owner, c.QueryParam("after_id"), limit)
+	if err != nil {
+		return err
+	}
+	page := struct {
+		Data    []json.RawMessage `json:"data"`
+		HasMore bool              `json:"has_more"`
+		FirstID *string           `json:"first_id"`
+		LastID  *string           `json:"last_id"`
+	}{Data: []json.RawMessage{}, HasMore: more}
+	for _, s := range streams {
+		page.Data = append(page.Data, a.object(c, id, s.Snapshot(false)))
+	}
+	if len(streams) > 0 {
+		page.FirstID, page.LastID = &streams[0].ID, &streams[len(streams)-1].ID
+	}
+	writeJSON(c, http.StatusOK, marshal(page))
+	return nil
+}

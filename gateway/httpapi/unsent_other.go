@@ -1,0 +1,12 @@
+//go:build !linux
+
+package httpapi
+
+import "net"
+
+// limitUnsent bounds what the kernel buffers for a reader, so that one that has stopped is noticed.
+func limitUnsent(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetWriteBuffer(32 << 10)
+	}
+}
