@@ -1,0 +1,77 @@
+// Package web holds the page that a browser gets from the gateway, embedded in the binary.
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/base64"
+	"html/template"
+	"net/http"
+	"time"
+)
+
+//go:embed index.html page.js page.css
+var files embed.FS
+
+// Paths are what Handler serves.
+var Paths = []string{"/", "/page.js", "/page.css"}
+
+// Options are what the page says.
+type Options struct {
+	Demo    bool // answers are simulated
+	Version string
+}
+
+// policy allows the page its own script, style and connections, and nothing else; nor may its script turn text into
+// markup, since most of the text that it shows was written by somebody else.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+
+// asset is one file as it is sent. Its tag follows from its bytes, so that a browser asks each time and fetches once.
+type asset struct {
+	contentType string
+	tag         string
+	body        []byte
+}
+
+func newAsset(contentType string, body []byte) asset {
+	sum := sha256.Sum256(body)
+	return asset{contentType, `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, body}
+}
+
+// Handler serves the page. It is public: there is no secret in it. It may serve many requests at once.
+func Handler(o Options) http.Handler {
+	var index bytes.Buffer
+	if err := template.Must(template.ParseFS(files, "index.html")).Execute(&index, o); err != nil {
+		panic(err) // the template is part of the program
+	}
+	assets := map[string]asset{
+		"/":         newAsset("text/html; charset=utf-8", index.Bytes()),
+		"/page.js":  newAsset("text/javascript; charset=utf-8", read("page.js")),
+		"/page.css": newAsset("text/css; charset=utf-8", read("page.css")),
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, ok := assets[r.URL.Path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Security-Policy", policy)
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cache-Control", "no-cache")
+		h.Set("Content-Type", a.contentType)
+		h.Set("ETag", a.tag)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.body))
+	})
+}
+
+func read(name string) []byte {
+	body, err := files.ReadFile(name)
+	if err != nil {
+		panic(err) // it is embedded by name
+	}
+	return body
+}

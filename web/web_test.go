@@ -1,0 +1,224 @@
+package web
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func request(t *testing.T, o Options, method, path string, header http.Header) *http.Response {
+	t.Helper()
+	r := httptest.NewRequest(method, path, nil)
+	for name, values := range header {
+		r.Header[name] = values
+	}
+	w := httptest.NewRecorder()
+	Handler(o).ServeHTTP(w, r)
+	return w.Result()
+}
+
+func body(t *testing.T, resp *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func page(t *testing.T, o Options) string {
+	t.Helper()
+	return body(t, request(t, o, http.MethodGet, "/", nil))
+}
+
+func TestEveryPathIsServed(t *testing.T) {
+	types := map[string]string{
+		"/":         "text/html; charset=utf-8",
+		"/page.js":  "text/javascript; charset=utf-8",
+		"/page.css": "text/css; charset=utf-8",
+	}
+	for _, path := range Paths {
+		resp := request(t, Options{}, http.MethodGet, path, nil)
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: status %d", path, resp.StatusCode)
+		}
+		if got := resp.Header.Get("Content-Type"); got != types[path] || got == "" {
+			t.Errorf("%s: Content-Type %q, want %q", path, got, types[path])
+		}
+		if body(t, resp) == "" {
+			t.Errorf("%s: empty", path)
+		}
+	}
+	if len(Paths) != len(types) {
+		t.Errorf("Paths = %v, want the keys of %v", Paths, types)
+	}
+	for _, path := range []string{"/index.html", "/web.go", "/page.js/", "/nothing"} {
+		if resp := request(t, Options{}, http.MethodGet, path, nil); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: status %d, want 404", path, resp.StatusCode)
+		}
+	}
+}
+
+func TestHeadSaysWhatGetSays(t *testing.T) {
+	for _, path := range Paths {
+		get, head := request(t, Options{}, http.MethodGet, path, nil), request(t, Options{}, http.MethodHead, path, nil)
+		if head.StatusCode != http.StatusOK || body(t, head) != "" {
+			t.Errorf("%s: HEAD has status %d or a body", path, head.StatusCode)
+		}
+		for name := range get.Header {
+			if get.Header.Get(name) != head.Header.Get(name) {
+				t.Errorf("%s: %s is %q to GET and %q to HEAD", path, name, get.Header.Get(name), head.Header.Get(name))
+			}
+		}
+	}
+}
+
+func TestWhatHasNotChangedIsNotSentAgain(t *testing.T) {
+	for _, path := range Paths {
+		first := request(t, Options{}, http.MethodGet, path, nil)
+		if got := first.Header.Get("Cache-Control"); got != "no-cache" {
+			t.Errorf("%s: Cache-Control %q, want no-cache", path, got)
+		}
+		again := request(t, Options{}, http.MethodGet, path, http.Header{"If-None-Match": {first.Header.Get("ETag")}})
+		if again.StatusCode != http.StatusNotModified {
+			t.Errorf("%s: status %d to its own ETag, want 304", path, again.StatusCode)
+		}
+	}
+	demo := request(t, Options{Demo: true}, http.MethodGet, "/", nil).Header.Get("ETag")
+	if demo == request(t, Options{}, http.MethodGet, "/", nil).Header.Get("ETag") {
+		t.Error("the demo's page has the ETag of the other one")
+	}
+}
+
+func TestPolicyIsStrictOnEveryPath(t *testing.T) {
+	for _, path := range Paths {
+		h := request(t, Options{}, http.MethodGet, path, nil).Header
+		csp := h.Get("Content-Security-Policy")
+		for _, want := range []string{"default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"} {
+			if !strings.Contains(csp, want) {
+				t.Errorf("%s: the policy lacks %s", path, want)
+			}
+		}
+		if strings.Contains(csp, "unsafe") || strings.Contains(csp, "*") {
+			t.Errorf("%s: the policy is not strict: %s", path, csp)
+		}
+		if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Referrer-Policy") != "no-referrer" {
+			t.Errorf("%s: X-Content-Type-Options or Referrer-Policy is missing", path)
+		}
+	}
+}
+
+// The policy would stop these, and the page would not work; here it shows before a browser does.
+func TestPageHasNothingInline(t *testing.T) {
+	for _, demo := range []bool{false, true} {
+		html := page(t, Options{Demo: demo})
+		for what, pattern := range map[string]string{
+			"an inline script":  `<script(?:\s[^>]*)?>[^<]`,
+			"a script tag bare": `<script>`,
+			"an inline style":   `<style|\sstyle\s*=`,
+			"an inline handler": `\son[a-z]+\s*=`,
+			"a script URL":      `javascript:`,
+		} {
+			if found := regexp.MustCompile(`(?i)` + pattern).FindString(html); found != "" {
+				t.Errorf("demo %t: %s: %q", demo, what, found)
+			}
+		}
+	}
+}
+
+func TestNothingComesFromElsewhere(t *testing.T) {
+	external := regexp.MustCompile(`(?:[a-zA-Z]+:)?//[a-zA-Z0-9-]+\.[a-zA-Z0-9.-]+|@import|url\(`)
+	for _, path := range Paths {
+		for _, demo := range []bool{false, true} {
+			if found := external.FindAllString(body(t, request(t, Options{Demo: demo}, http.MethodGet, path, nil)), -1); found != nil {
+				t.Errorf("%s: %q", path, found)
+			}
+		}
+	}
+	loaded := regexp.MustCompile(`(?:src|href)="([^"]*)"`).FindAllStringSubmatch(page(t, Options{}), -1)
+	for _, m := range loaded {
+		ours := m[1] == "page.js" || m[1] == "page.css" || strings.HasPrefix(m[1], "#") || strings.HasPrefix(m[1], "data:image/svg+xml,")
+		if !ours {
+			t.Errorf("the page loads %q", m[1])
+		}
+	}
+	if len(loaded) < 3 {
+		t.Errorf("found %d references in the page; is the pattern still right?", len(loaded))
+	}
+}
+
+// Most of the text on the page was written by a model or its user.
+func TestScriptNeverTurnsTextIntoMarkup(t *testing.T) {
+	script := body(t, request(t, Options{}, http.MethodGet, "/page.js", nil))
+	for _, word := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function(", "setAttribute(\"on", "createContextualFragment", "setHTML"} {
+		if strings.Contains(script, word) {
+			t.Errorf("the script uses %s", word)
+		}
+	}
+}
+
+func TestKeyIsNeverStored(t *testing.T) {
+	script := body(t, request(t, Options{}, http.MethodGet, "/page.js", nil))
+	for _, word := range []string{"localStorage", "sessionStorage", "indexedDB", "document.cookie", "history."} {
+		if strings.Contains(script, word) {
+			t.Errorf("the script uses %s", word)
+		}
+	}
+}
+
+func TestDemoSaysThatAnswersAreSimulated(t *testing.T) {
+	const says = "Answers are simulated. Nothing leaves this machine."
+	if !strings.Contains(page(t, Options{Demo: true}), says) {
+		t.Error("the demo doesn't say that answers are simulated")
+	}
+	html := page(t, Options{})
+	if strings.Contains(html, "simulated") || strings.Contains(html, "fault:") {
+		t.Error("a page that is not the demo's speaks of simulation")
+	}
+}
+
+func TestOnlyTheDemoNeedsNoKey(t *testing.T) {
+	const field = `id="key" type="password" autocomplete="off"`
+	if !strings.Contains(page(t, Options{}), field) {
+		t.Error("the page has no field for the key")
+	}
+	if strings.Contains(page(t, Options{Demo: true}), `type="password"`) {
+		t.Error("the demo asks for a key")
+	}
+}
+
+func TestVersionIsText(t *testing.T) {
+	html := page(t, Options{Version: `v1.2.3<script>alert(1)</script>`})
+	if !strings.Contains(html, "v1.2.3&lt;script&gt;") {
+		t.Error("the version is not on the page, or not as text")
+	}
+}
+
+func TestEveryElementThatTheScriptAsksForIsThere(t *testing.T) {
+	script := body(t, request(t, Options{}, http.MethodGet, "/page.js", nil))
+	both := page(t, Options{}) + page(t, Options{Demo: true})
+	asked := regexp.MustCompile(`\$\("([a-z-]+)"\)`).FindAllStringSubmatch(script, -1)
+	if len(asked) == 0 {
+		t.Fatal("found none; is the pattern still right?")
+	}
+	for _, m := range asked {
+		if !strings.Contains(both, `id="`+m[1]+`"`) {
+			t.Errorf("there is no element %q", m[1])
+		}
+	}
+}
+
+func TestEveryFieldHasALabel(t *testing.T) {
+	for _, demo := range []bool{false, true} {
+		html := page(t, Options{Demo: demo})
+		for _, field := range regexp.MustCompile(`<(?:input|textarea) id="([a-z-]+)"([^>]*)>`).FindAllStringSubmatch(html, -1) {
+			around := strings.Contains(html, `<label class="check">`+field[0])
+			if !around && !strings.Contains(html, `<label for="`+field[1]+`">`) {
+				t.Errorf("demo %t: the field %q has no label", demo, field[1])
+			}
+		}
+	}
+}
