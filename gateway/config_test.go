@@ -1,0 +1,249 @@
+package gateway
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"sluice/gateway/limits"
+)
+
+// fakeEnv returns a getenv that knows only these NAME=value pairs.
+func fakeEnv(pairs ...string) func(string) (string, bool) {
+	values := map[string]string{}
+	for _, p := range pairs {
+		name, value, _ := strings.Cut(p, "=")
+		values[name] = value
+	}
+	return func(name string) (string, bool) { v, ok := values[name]; return v, ok }
+}
+
+var keyInEnv = fakeEnv("ANTHROPIC_API_KEY=x")
+
+func mustParse(t *testing.T, text string, getenv func(string) (string, bool)) (Config, []Warning) {
+	t.Helper()
+	c, warnings, err := ParseConfig("c.yaml", []byte(text), getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, warnings
+}
+
+func shippedFile(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("../config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestShippedFileIsTheDefaults(t *testing.T) {
+	want := Defaults()
+	want.Upstream.APIKey = "x"
+	for name, text := range map[string]string{"config.yaml": shippedFile(t), "empty": "", "comment": "# nothing\n", "document": "---\n", "sections": "server:\nrelay:\n  abandon_after:\nplans:\nauth:\n  keys:\n"} {
+		got, _ := mustParse(t, text, keyInEnv)
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", name, got, want)
+		}
+	}
+}
+
+// Every field of Config has a key, every key a field, and the shipped file shows
+// them all, those of lists and plans in its comments.
+func TestShippedFileShowsEveryKey(t *testing.T) {
+	fields := map[string]bool{}
+	fieldPaths("", reflect.TypeFor[Config](), fields)
+	d := newDecoder("c.yaml", keyInEnv, nil)
+	rulePaths("", d.rules, fields, func(path string) { t.Errorf("the key %s has no field", path) })
+
+	d.document([]byte(shippedFile(t)))
+	for path := range fields {
+		if _, ok := d.places[path]; ok {
+			continue
+		}
+		leaf := path[strings.LastIndexByte(path, '.')+1:]
+		if !regexp.MustCompile(`(?m)^ *(#.*|\w.*)\b` + leaf + `:`).MatchString(shippedFile(t)) {
+			t.Errorf("config.yaml does not show %s", path)
+		}
+		if !strings.Contains(path, "[]") && !strings.HasPrefix(path, "plans") {
+			t.Errorf("the decoder did not meet %s", path)
+		}
+	}
+}
+
+var wordStart = regexp.MustCompile(`([a-z])([A-Z])|([A-Z])([A-Z][a-z])`)
+
+func fieldPaths(prefix string, typ reflect.Type, paths map[string]bool) {
+	for f := range typ.Fields() {
+		name := wordStart.ReplaceAllString(f.Name, "${1}${3}_${2}${4}")
+		path := strings.TrimPrefix(prefix+"."+strings.ToLower(name), ".")
+		switch {
+		case f.Type.Kind() == reflect.Struct:
+			fieldPaths(path, f.Type, paths)
+		case f.Type.Kind() == reflect.Slice && f.Type.Elem() == reflect.TypeFor[Key]():
+			fieldPaths(path+"[]", f.Type.Elem(), paths)
+		case f.Type.Kind() == reflect.Map:
+			fieldPaths(path+".default", f.Type.Elem(), paths)
+		default:
+			paths[path] = true
+		}
+	}
+}
+
+func rulePaths(prefix string, keys rules, fields map[string]bool, stranger func(string)) {
+	for name, r := range keys {
+		path := strings.TrimPrefix(prefix+"."+name, ".")
+		known := fields[path] || path == "auth.keys" || path == "plans" // their keys are met, or seen in comments
+		if r.keys != nil {
+			rulePaths(path, r.keys, fields, stranger)
+		} else if !known {
+			stranger(path)
+		}
+	}
+}
+
+func TestEveryValueIsTaken(t *testing.T) {
+	got, warnings := mustParse(t, `
+server: {listen: "127.0.0.1:0", admin_listen: "[::1]:9", public_url: "https://s.example:8443/", drain: 0}
+upstream:
+  base_url: http://127.0.0.1:9/claude/
+  api_key: $$a-${ANTHROPIC_API_KEY}-$b
+  stall_timeout: 1m
+  timeout: 1h30m
+  forward_paths: [/v1/files, /v1/skills]
+auth:
+  keys:
+  - {id: alice, key: "sha256:`+strings.ToUpper(hashOfSecret)+`", plan: pro}
+  - {id: 007, key: "${KEY}"}
+  default_plan: free
+  trusted_proxies: [10.0.0.0/8, "2001:db8::1", "::ffff:192.0.2.1"]
+  ticket_secret: 0123456789abcdef0123456789abcdef
+plans: {free: &none {}, pro: {requests_per_minute: "${RPM}", burst: 3, concurrent_streams: 4, viewers_per_stream: 5}, other: *none}
+relay:
+  hold: 59s
+  ping_interval: 1s
+  stall_timeout: 2s
+  abandon_after: {messages: never, streams: 3s}
+  retention: 4h
+  memory: 1 GiB
+log: {level: debug, format: json}
+`, fakeEnv("ANTHROPIC_API_KEY=x", "KEY=plain", "RPM=2"))
+	want := Config{
+		Server: Server{Listen: "127.0.0.1:0", AdminListen: "[::1]:9", PublicURL: "https://s.example:8443"},
+		Upstream: Upstream{BaseURL: "http://127.0.0.1:9/claude", APIKey: "$a-x-$b", StallTimeout: time.Minute, Timeout: 90 * time.Minute,
+			ForwardPaths: []string{"/v1/files", "/v1/skills"}},
+		Auth: Auth{
+			Keys:        []Key{{ID: "alice", Key: "sha256:" + hashOfSecret, Plan: "pro"}, {ID: "007", Key: "plain", Plan: "free"}},
+			DefaultPlan: "free",
+			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128"),
+				netip.MustParsePrefix("192.0.2.1/32")},
+			TicketSecret: "0123456789abcdef0123456789abcdef",
+		},
+		Plans: map[string]limits.Plan{"free": {}, "other": {},
+			"pro": {RequestsPerMinute: 2, Burst: 3, ConcurrentStreams: 4, ViewersPerStream: 5}},
+		Relay: Relay{Hold: 59 * time.Second, PingInterval: time.Second, StallTimeout: 2 * time.Second,
+			AbandonAfter: AbandonAfter{Messages: Never, Streams: 3 * time.Second}, Retention: 4 * time.Hour, Memory: 1 << 30},
+		Log: Log{Level: slog.LevelDebug, Format: "json"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("\n got %+v\nwant %+v", got, want)
+	}
+	if len(warnings) > 0 {
+		t.Errorf("warnings: %v", warnings)
+	}
+}
+
+func TestVariablesCannotInjectStructure(t *testing.T) {
+	injected := "info, format: json}\nrelay: {hold: 1s"
+	_, _, err := ParseConfig("c.yaml", []byte(`log: {level: "${LEVEL}"}`), fakeEnv("ANTHROPIC_API_KEY=x", "LEVEL="+injected))
+	want := `c.yaml:1:7: log.level: the value of "${LEVEL}" is not one of debug, info, warn and error`
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	_, warnings := mustParse(t, `
+upstream:
+  base_url: http://claude.internal
+auth:
+  keys:
+    - id: alice
+      key: hunter2
+    - {id: bob, key: "${BOB}"}
+  trusted_proxies: [0.0.0.0/0]
+`, fakeEnv("ANTHROPIC_API_KEY=x", "BOB=b"))
+	checkWarnings(t, warnings,
+		"c.yaml:3:3: upstream.base_url: sends the API key and all content unencrypted; write https unless the network is your own",
+		"c.yaml:7:7: auth.keys[0].key: is not hashed, so whoever reads this file can use it; write its sha256:, as `sluice key` prints it",
+		"c.yaml:9:21: auth.trusted_proxies[0]: trusts everybody: any caller can claim any address")
+
+	_, warnings = mustParse(t, "", keyInEnv)
+	checkWarnings(t, warnings, "c.yaml: auth.keys: is empty, so nobody can call; `sluice key` makes a key and its entry")
+}
+
+func checkWarnings(t *testing.T, got []Warning, want ...string) {
+	t.Helper()
+	var lines []string
+	for _, w := range got {
+		lines = append(lines, w.String())
+	}
+	if !reflect.DeepEqual(lines, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestLoadConfigReadsTheFilesThatAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	path := write("c.yaml", "upstream:\n  ca_file: "+write("ca.pem", "not PEM")+"\n")
+	_, _, err := LoadConfig(path, keyInEnv)
+	if err == nil || !strings.Contains(err.Error(), "c.yaml:2:3: upstream.ca_file: ") || !strings.Contains(err.Error(), "holds no certificate") {
+		t.Errorf("a CA file without certificates: %v", err)
+	}
+	_, _, err = LoadConfig(write("d.yaml", "upstream:\n  ca_file: ${SECRET}\n"), fakeEnv("ANTHROPIC_API_KEY=x", "SECRET=hunter2"))
+	if err == nil || !strings.HasSuffix(err.Error(), `d.yaml:2:3: upstream.ca_file: the value of "${SECRET}" cannot be read: no such file or directory`) {
+		t.Errorf("an absent CA file: %v", err)
+	}
+	if _, _, err = LoadConfig(filepath.Join(dir, "absent.yaml"), keyInEnv); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an absent file: %v", err)
+	}
+	if c, _, err := LoadConfig(write("empty.yaml", ""), keyInEnv); err != nil || c.Server.Listen != ":8080" {
+		t.Errorf("an empty file: %+v, %v", c, err)
+	}
+}
+
+func TestDescribeSaysWhatItWouldDo(t *testing.T) {
+	c, _ := mustParse(t, "auth: {keys: [{id: a, key: hunter2}]}", fakeEnv("ANTHROPIC_API_KEY=sk-secret", "SLUICE_TICKET_SECRET=0123456789abcdef0123456789abcdef"))
+	want := `callers    at :8080; URLs are made from each request's Host
+operators  at 127.0.0.1:8081: metrics, health, usage
+claude     at https://api.anthropic.com; certificates are checked against the system's authorities
+patience   a stream is given up after 3m without a byte, an answer without streaming after 10m
+keys       1 on plan default
+plan       default: 60 requests a minute, 10 at once, 8 open streams
+tickets    signed with the configured secret
+status     waits up to 10s for Claude's first event; then a ping after each 15s of silence
+readers    end after 30s without progress; a stream without any is given up after 15s (/v1/messages) or given up after 2m (/v1/streams)
+memory     512 MB for all streams; an ended one is kept for 10m
+shutdown   waits up to 1m for open streams
+log        text, from info
+`
+	if got := c.Describe(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}

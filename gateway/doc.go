@@ -1,0 +1,22 @@
+// Package gateway is the house: it builds the rooms, serves them and stops them in order.
+//
+//	cli            the commands                                        -> gateway, auth, limits, simulator
+//	gateway        Config, New, Run                                    -> all rooms below
+//	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, limits, relay, claude, metrics
+//	  auth         who calls: keys, tickets, trusted proxies
+//	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
+//	  limits       may they, now: requests a minute, open streams
+//	  claude       the Claude API: open, decode, check, accumulate      -> backoff, metrics
+//	  backoff      how long to wait
+//	  metrics      every time series
+//	simulator      a Claude that can misbehave; only cli and tests know it
+//	web            the page
+//
+// Arrows go down only; imports_test.go holds them.
+//
+// One token's way: claude decodes a frame and checks it; relay numbers it, appends it to the stream's log and wakes who
+// waits; a viewer in httpapi takes what is past its cursor and writes it. Replay and live are the same loop.
+//
+// What the house promises: a viewer sees each event of the log in order, once, however often it drops; a stream has
+// exactly one end; two answers are never spliced; a slow reader costs nobody else anything; what was used is counted.
+package gateway
