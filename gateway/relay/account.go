@@ -87,9 +87,15 @@ type Snapshot struct {
 }
 
 // Snapshot describes the stream. With message, the Message so far is accumulated from the log, which costs time in
-// proportion to it.
+// proportion to it. Of a stream that has ended it waits until that is accounted, which is soon: an end that is seen has
+// its final usage, and stands in the accounts.
 func (s *Stream) Snapshot(message bool) Snapshot {
 	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		<-s.done
+		s.mu.Lock()
+	}
 	log := s.log.view()
 	n := Snapshot{ID: s.ID, Status: s.status, Model: s.model, Attempt: 1, Viewers: len(s.viewers), Usage: s.usage.Raw,
 		Source: s.source, Created: s.Created, EndedAt: s.endedAt}

@@ -223,6 +223,46 @@ func (brokenLog) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+// slowLog takes its time to record a stream's end.
+type slowLog struct {
+	slog.Handler
+	recorded chan struct{}
+}
+
+func (slowLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l slowLog) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "stream ended" {
+		<-l.recorded
+	}
+	return nil
+}
+
+func TestASnapshotThatShowsTheEndComesAfterTheAccounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := slowLog{recorded: make(chan struct{})}
+		h := newHouse(t, func(s *setup) { s.log = log })
+		s, c := h.open()
+		c.send(closing()...)
+		var n Snapshot
+		seen := make(chan struct{})
+		synctest.Wait()
+		go func() {
+			defer close(seen)
+			n = s.Snapshot(false)
+		}()
+		synctest.Wait()
+		if closed(seen) {
+			t.Errorf("%s is seen before the record", n.Status)
+		}
+		close(log.recorded)
+		<-seen
+		if n.Status != Completed || !closed(s.Done()) {
+			t.Errorf("after the record: %+v", n)
+		}
+	})
+}
+
 func TestAPanicInTheAccountsLeavesNothingOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t, func(s *setup) { s.log = brokenLog{} })
