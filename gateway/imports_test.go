@@ -32,7 +32,7 @@ var arrows = map[string][]string{
 var libraries = map[string][]string{
 	"github.com/labstack/echo/v4":            {"sluice/gateway/httpapi"},
 	"github.com/prometheus/client_golang":    {"sluice/gateway/metrics"},
-	"github.com/r3labs/sse/v2":               {"sluice/gateway/claude", "sluice/gateway/cli"},
+	"github.com/r3labs/sse/v2":               {"sluice/gateway/cli"},
 	"go.yaml.in/yaml/v3":                     {"sluice/gateway"},
 	"golang.org/x/sys":                       {"sluice/gateway/httpapi"},
 	"golang.org/x/time":                      {"sluice/gateway/limits"},

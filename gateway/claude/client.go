@@ -1,7 +1,6 @@
 package claude
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,7 +16,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"sluice/gateway/backoff"
@@ -111,22 +109,23 @@ func SafeStatus(status int) bool {
 	return status == 408 || status == 409 || status == 429 || status >= 500
 }
 
-// Open sends the request and returns its stream once the first event, other than a ping, has arrived. A refusal, also
-// one that comes as a first event error, is an *Error. It is repeated only here: nothing has been relayed yet.
-func (c *Client) Open(ctx context.Context, req Request, retry Retry) (*Stream, error) {
+// Open sends the request and returns once its first event, other than a ping, is with the handler, which gets the others
+// as they come. A refusal, also one that comes as a first event error, is an *Error; then the handler was not called. It
+// is repeated only here: nothing has been relayed yet. Canceling the context ends the stream at any time.
+func (c *Client) Open(ctx context.Context, req Request, retry Retry, h Handler) error {
 	begun := time.Now()
 	for attempt := 0; ; attempt++ {
-		s, err := c.open(ctx, req, begun)
+		err := c.open(ctx, req, begun, h)
 		if err == nil {
-			return s, nil
+			return nil
 		}
 		if attempt < retry.Max && c.again(ctx, err, attempt, retry) {
 			continue
 		}
 		if cause := context.Cause(ctx); cause != nil {
-			return nil, cause
+			return cause
 		}
-		return nil, err
+		return err
 	}
 }
 
@@ -176,42 +175,46 @@ var (
 	errFirstEvent = errors.New("an error as first event")
 )
 
-func (c *Client) open(parent context.Context, req Request, begun time.Time) (*Stream, error) {
+func (c *Client) open(parent context.Context, req Request, begun time.Time, h Handler) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	w := startWatch(c.cfg.Silence, cancel)
-	stop := func() { w.stop(); cancel(context.Canceled) }
 	resp, err := c.send(ctx, req)
-	if err != nil {
-		stop()
-		return nil, err
-	}
-	c.metrics.FirstEvent(metrics.StageHeaders, time.Since(begun))
-	if err := checkStream(resp); err != nil {
-		stop()
-		resp.Body.Close()
-		return nil, err
-	}
-	d := newDecoder(resp.Body)
-	w.follow(d.source)
-	s := &Stream{Header: resp.Header, events: d, body: resp.Body, ctx: ctx, stop: stop}
-	first, err := s.Next()
-	if err != nil {
-		s.Close()
-		var e *Error
-		if context.Cause(parent) == nil && errors.As(err, &e) && !errors.Is(err, errSilent) && !errors.Is(err, errTooLarge) {
-			e.Message = "The upstream answered with an empty stream."
-			e.Cause = fmt.Errorf("%w: %w", errConnection, e.Cause)
+	if err == nil {
+		c.metrics.FirstEvent(metrics.StageHeaders, time.Since(begun))
+		if err = checkStream(resp); err != nil {
+			resp.Body.Close()
 		}
-		return nil, err
 	}
-	if first.Kind == Failure {
-		e := firstEventError(bytes.Clone(first.Data), resp.Header)
-		e.Cause = errors.Join(errFirstEvent, e.Cause)
-		s.Close()
-		return nil, e
+	if err != nil {
+		w.stop()
+		cancel(errEnded)
+		return err
 	}
-	s.first = &first
-	return s, nil
+	s := newStream(ctx, cancel, w, c.log, resp.Header, h)
+	go push(resp.Body, s)
+	<-s.opened
+	return s.err
+}
+
+// push reads a body for a stream.
+func push(body io.ReadCloser, s *stream) {
+	defer s.failOnPanic()
+	defer body.Close()
+	b := make([]byte, 4<<10)
+	for {
+		n, err := body.Read(b)
+		if n > 0 {
+			s.Data(b[:n])
+		}
+		switch err {
+		case nil:
+			continue
+		case io.EOF:
+			err = nil
+		}
+		s.End(err)
+		return
+	}
 }
 
 // checkStream refuses a 200 that is not an event stream we can read.
@@ -231,154 +234,4 @@ func checkEncoding(resp *http.Response) error {
 	default:
 		return nonsense("The upstream used a compression that it was not asked for.", resp.Header, fmt.Errorf("content-encoding %.40q", encoding))
 	}
-}
-
-// Do makes a call whose answer is not a stream, within Config.Timeout. The body is decoded as it is read and must be
-// closed. Answers other than 2xx are an *Error. A failed connection is tried once more.
-func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Timeout, errSilent)
-	for attempt := 0; ; attempt++ {
-		resp, err := c.send(ctx, req)
-		if err == nil {
-			if err = checkEncoding(resp); err != nil {
-				resp.Body.Close()
-			} else {
-				s := &source{body: resp.Body, start: time.Now()}
-				if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "application/json" || resp.Header.Get("Content-Encoding") != "" {
-					resp.Header.Del("Content-Encoding")
-					resp.Header.Del("Content-Length") // of what it says, not of what was sent, only the end will tell
-					resp.ContentLength = -1
-				} else {
-					s.began = true // a file that was asked for may be gzip itself
-				}
-				resp.Body = &answer{source: s, body: resp.Body, ctx: ctx, cancel: cancel}
-				return resp, nil
-			}
-		}
-		if attempt >= 1 || !c.again(ctx, err, attempt, Retry{Max: 1}) {
-			cancel()
-			return nil, err
-		}
-	}
-}
-
-// answer is the body of a call that is not a stream: decompressed, and bound to the call's timeout.
-type answer struct {
-	source *source
-	body   io.Closer
-	ctx    context.Context
-	cancel context.CancelFunc
-}
-
-func (a *answer) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	n, err := a.source.Read(p)
-	if a.source.added { // the byte that marks the end of an event stream is none of a body
-		n, err = 0, a.source.err
-	}
-	if err == nil || err == io.EOF {
-		return n, err
-	}
-	switch cause := context.Cause(a.ctx); cause {
-	case nil:
-		return n, broken(err)
-	case errSilent:
-		return n, broken(errSilent)
-	default: // the caller has left
-		return n, cause
-	}
-}
-
-func (a *answer) Close() error {
-	defer a.cancel()
-	return a.body.Close()
-}
-
-// upload is a request's body. The transport keeps a request as long as its answer's body is read, and would keep these
-// bytes with it, for the whole life of a stream.
-type upload struct {
-	mu    sync.Mutex
-	bytes []byte
-}
-
-func (u *upload) reader() io.ReadCloser {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return &uploadReader{left: u.bytes}
-}
-
-func (u *upload) forget() {
-	u.mu.Lock()
-	u.bytes = nil
-	u.mu.Unlock()
-}
-
-type uploadReader struct{ left []byte }
-
-func (r *uploadReader) Read(p []byte) (int, error) {
-	n := copy(p, r.left)
-	if r.left = r.left[n:]; len(r.left) == 0 {
-		r.left = nil
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (r *uploadReader) Close() error { return nil }
-
-// maxErrorBody bounds what is read of a refusal. Anthropic's are below 1 kB; validation errors quote their input.
-const maxErrorBody = 1 << 20
-
-// send makes one attempt and returns a 2xx answer or an *Error.
-func (c *Client) send(ctx context.Context, req Request) (*http.Response, error) {
-	method := req.Method
-	if method == "" {
-		method = http.MethodPost
-	}
-	r, err := http.NewRequestWithContext(ctx, method, c.base.String()+req.Path, nil)
-	if err != nil {
-		return nil, nonsense("The request could not be made.", nil, err)
-	}
-	up := &upload{bytes: req.Body}
-	defer up.forget()
-	if len(req.Body) > 0 {
-		r.Body, r.GetBody, r.ContentLength = up.reader(), func() (io.ReadCloser, error) { return up.reader(), nil }, int64(len(req.Body))
-	}
-	for name, values := range req.Header {
-		r.Header[http.CanonicalHeaderKey(name)] = values
-	}
-	if r.Header.Get("User-Agent") == "" {
-		r.Header.Set("User-Agent", "sluice")
-	}
-	r.Header.Set("X-Api-Key", c.cfg.APIKey)
-	r.Header.Set("Accept-Encoding", "identity")
-	resp, err := c.http.Do(r)
-	if err != nil {
-		c.metrics.UpstreamRequest(0)
-		if cause := context.Cause(ctx); cause != nil {
-			if cause == errSilent {
-				return nil, broken(errSilent)
-			}
-			return nil, cause
-		}
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // without the address, which the operator knows and nobody else need
-		}
-		return nil, &Error{Type: APIError, Status: http.StatusBadGateway, Message: "The upstream can't be reached.", Cause: fmt.Errorf("%w: %w", errConnection, err)}
-	}
-	c.metrics.UpstreamRequest(resp.StatusCode)
-	switch {
-	case resp.StatusCode >= 200 && resp.StatusCode < 300:
-		return resp, nil
-	case resp.StatusCode < 400:
-		resp.Body.Close()
-		return nil, nonsense("The upstream answered with a redirect, which is not followed.", resp.Header, fmt.Errorf("status %d", resp.StatusCode))
-	}
-	s := &source{body: resp.Body, start: time.Now()}
-	text, _ := io.ReadAll(io.LimitReader(&answer{source: s, ctx: ctx}, maxErrorBody)) // a megabyte of gzip can be a gigabyte
-	resp.Body.Close()
-	return nil, refusal(resp.StatusCode, resp.Header, text)
 }

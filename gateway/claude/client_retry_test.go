@@ -24,8 +24,8 @@ func tried(t *testing.T, retry Retry, handlers ...http.Handler) (asked int, took
 		if !retry.Until.IsZero() {
 			retry.Until = begun.Add(retry.Until.Sub(bound))
 		}
-		var s *Stream
-		if s, err = c.Open(t.Context(), message, retry); err == nil {
+		var s *pulled
+		if s, err = openWith(t.Context(), c, message, retry); err == nil {
 			s.Close()
 		}
 		asked, took = a.count(), time.Since(begun)
@@ -204,7 +204,7 @@ func TestACanceledWaitEndsWithItsCause(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			begun := time.Now()
 			time.AfterFunc(5*time.Second, func() { cancel(cause) })
-			_, err := c.Open(ctx, message, Retry{Max: 2, Statuses: SafeStatus})
+			_, err := openWith(ctx, c, message, Retry{Max: 2, Statuses: SafeStatus})
 			if err != cause || time.Since(begun) != 5*time.Second {
 				t.Errorf("%v after %v", err, time.Since(begun))
 			}

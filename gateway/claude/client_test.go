@@ -128,9 +128,9 @@ var good = simulator.Script{Body: []byte(start + ping + stop)}
 var message = Request{Path: "/v1/messages", Header: http.Header{"Anthropic-Version": {"2023-06-01"}, "Content-Type": {"application/json"}}, Body: []byte(`{"stream":true}`)}
 
 // open opens a stream and closes it at the end of the test.
-func open(t *testing.T, c *Client, retry Retry) (*Stream, error) {
+func open(t *testing.T, c *Client, retry Retry) (*pulled, error) {
 	t.Helper()
-	s, err := c.Open(t.Context(), message, retry)
+	s, err := openWith(t.Context(), c, message, retry)
 	if err == nil {
 		t.Cleanup(s.Close)
 	}
@@ -170,7 +170,7 @@ func TestTheSimulatedClaudeIsUnderstood(t *testing.T) {
 	} {
 		req := message
 		req.Body, _ = json.Marshal(map[string]any{"model": "claude-opus-5", "max_tokens": 4000, "stream": true, "messages": []any{map[string]any{"role": "user", "content": prompt}}})
-		s, err := c.Open(t.Context(), req, Retry{})
+		s, err := openWith(t.Context(), c, req, Retry{})
 		if err != nil {
 			t.Errorf("%s: %v", prompt, err)
 			continue
@@ -194,7 +194,7 @@ func TestOnlyWhatMayBeForwardedIsSent(t *testing.T) {
 		"Anthropic-Version": {"2023-06-01"}, "Anthropic-Beta": {"a,b", "c"}, "User-Agent": {"sdk/1"}, "Accept-Encoding": {"gzip, br"}, "X-Api-Key": {"sk-callers"}, "x-api-key": {"sk-raw"},
 	}}
 	before := fmt.Sprint(req.Header)
-	s, err := c.Open(t.Context(), req, Retry{})
+	s, err := openWith(t.Context(), c, req, Retry{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,7 @@ func TestConnectionsAreReusedAfterACompleteStream(t *testing.T) {
 		server.Start()
 		c := client(t, server.URL)
 		for range 10 {
-			if s, err := c.Open(t.Context(), message, Retry{}); err == nil {
+			if s, err := openWith(t.Context(), c, message, Retry{}); err == nil {
 				follow(s)
 				s.Close()
 			}

@@ -16,13 +16,13 @@ import (
 const patience = 180 * time.Second
 
 // opened opens a stream at this handler in a bubble of fake time, and calls use with it.
-func opened(t *testing.T, h http.Handler, use func(t *testing.T, s *Stream, err error, begun time.Time)) {
+func opened(t *testing.T, h http.Handler, use func(t *testing.T, s *pulled, err error, begun time.Time)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c, end := inMemory(t, Config{Silence: patience, Timeout: 10 * time.Minute}, h)
 		defer end()
 		begun := time.Now()
-		s, err := c.Open(t.Context(), message, Retry{Max: 3, Statuses: SafeStatus})
+		s, err := openWith(t.Context(), c, message, Retry{Max: 3, Statuses: SafeStatus})
 		use(t, s, err, begun)
 		if err == nil {
 			s.Close()
@@ -56,7 +56,7 @@ func TestSilenceIsGivenUp(t *testing.T) {
 	}
 	t.Run("before the headers", func(t *testing.T) {
 		a := answers(slowly(time.Hour, good))
-		opened(t, a, func(t *testing.T, s *Stream, err error, begun time.Time) {
+		opened(t, a, func(t *testing.T, s *pulled, err error, begun time.Time) {
 			wantSilent(t, err, begun, patience)
 			if a.count() != 1 {
 				t.Errorf("%d requests", a.count())
@@ -64,16 +64,16 @@ func TestSilenceIsGivenUp(t *testing.T) {
 		})
 	})
 	t.Run("before the first event", func(t *testing.T) {
-		opened(t, stalled(""), func(t *testing.T, s *Stream, err error, begun time.Time) { wantSilent(t, err, begun, patience) })
+		opened(t, stalled(""), func(t *testing.T, s *pulled, err error, begun time.Time) { wantSilent(t, err, begun, patience) })
 	})
 	t.Run("after pings", func(t *testing.T) {
-		opened(t, stalled(ping+ping+ping), func(t *testing.T, s *Stream, err error, begun time.Time) {
+		opened(t, stalled(ping+ping+ping), func(t *testing.T, s *pulled, err error, begun time.Time) {
 			wantSilent(t, err, begun, 20*time.Second+patience)
 		})
 	})
 	t.Run("in a refusal", func(t *testing.T) {
 		refusal := simulator.Script{Status: 400, Body: []byte(shaped(InvalidRequest)[:20]), Ending: simulator.EndStall}
-		opened(t, refusal, func(t *testing.T, s *Stream, err error, begun time.Time) {
+		opened(t, refusal, func(t *testing.T, s *pulled, err error, begun time.Time) {
 			if err == nil || time.Since(begun) > patience {
 				t.Errorf("%v after %v", err, time.Since(begun))
 			}
@@ -89,7 +89,7 @@ func TestSilenceIsGivenUp(t *testing.T) {
 		{"in an event", stalled(start + opening + "event: message_st"), 20 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			opened(t, c.script, func(t *testing.T, s *Stream, err error, begun time.Time) {
+			opened(t, c.script, func(t *testing.T, s *pulled, err error, begun time.Time) {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -109,7 +109,7 @@ func TestPingsKeepAStreamAlive(t *testing.T) {
 		body += ping
 	}
 	script := simulator.Script{Body: []byte(body + stop), Chunks: simulator.PerEvent, Gap: patience - time.Second}
-	opened(t, script, func(t *testing.T, s *Stream, err error, begun time.Time) {
+	opened(t, script, func(t *testing.T, s *pulled, err error, begun time.Time) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +117,7 @@ func TestPingsKeepAStreamAlive(t *testing.T) {
 			t.Errorf("%d events in %v: %v", len(events), time.Since(begun), err)
 		}
 	})
-	opened(t, slowly(patience-time.Second, script), func(t *testing.T, s *Stream, err error, begun time.Time) {
+	opened(t, slowly(patience-time.Second, script), func(t *testing.T, s *pulled, err error, begun time.Time) {
 		if err != nil {
 			t.Fatalf("slow headers: %v", err)
 		}
@@ -127,7 +127,7 @@ func TestPingsKeepAStreamAlive(t *testing.T) {
 func TestAnEventIsReadWhenItArrives(t *testing.T) {
 	script := simulator.Script{Body: []byte(start + opening + stop), Chunks: simulator.PerEvent, Gap: 3 * time.Second}
 	for _, script.Gzip = range []bool{false, true} {
-		opened(t, script, func(t *testing.T, s *Stream, err error, begun time.Time) {
+		opened(t, script, func(t *testing.T, s *pulled, err error, begun time.Time) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -161,7 +161,7 @@ func TestCancelingEndsAtOnceWithTheCause(t *testing.T) {
 					ctx, cancel := context.WithCancelCause(t.Context())
 					begun := time.Now()
 					time.AfterFunc(5*time.Second, func() { cancel(cause) })
-					s, err := c.Open(ctx, message, Retry{Max: 3, Statuses: SafeStatus})
+					s, err := openWith(ctx, c, message, Retry{Max: 3, Statuses: SafeStatus})
 					if err == nil {
 						_, err = follow(s)
 						s.Close()
@@ -185,7 +185,7 @@ func TestAClosedStreamLeavesTheUpstream(t *testing.T) {
 		simulator.Script{Body: []byte(start), Ending: simulator.EndStall}.ServeHTTP(w, r)
 		left <- time.Since(begun)
 	})
-	opened(t, h, func(t *testing.T, s *Stream, err error, begun time.Time) {
+	opened(t, h, func(t *testing.T, s *pulled, err error, begun time.Time) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +206,7 @@ func TestAClosedStreamLeavesTheUpstream(t *testing.T) {
 func TestCloseDoesNotWaitForABodyThatStaysOpen(t *testing.T) {
 	for _, last := range []string{stop, overload} {
 		script := simulator.Script{Body: []byte(start + last), Ending: simulator.EndStall}
-		opened(t, script, func(t *testing.T, s *Stream, err error, begun time.Time) {
+		opened(t, script, func(t *testing.T, s *pulled, err error, begun time.Time) {
 			if err != nil {
 				t.Fatal(err)
 			}

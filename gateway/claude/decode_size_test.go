@@ -119,16 +119,18 @@ func TestAnEventIsDeliveredBeforeTheNextArrives(t *testing.T) {
 				}
 				w.Close()
 			}()
-			d := newDecoder(r)
+			came := make(chan frame)
+			d := newDecoding(func(f frame) { came <- f })
+			go d.pump(r)
 			for i, piece := range pieces {
 				wanted <- piece
-				if _, data, err := d.next(); err != nil || string(data) != string(rune('1'+i)) {
-					t.Fatalf("%s, gzip %v: event %d: %q %v", name, zipped, i, data, err)
+				if f := <-came; f.data != string(rune('1'+i)) {
+					t.Fatalf("%s, gzip %v: event %d: %q", name, zipped, i, f.data)
 				}
 			}
 			close(wanted)
-			if _, _, err := d.next(); zipped == (err == io.EOF) {
-				t.Errorf("%s, gzip %v: ended with %v", name, zipped, err) // the gzip stream was not closed
+			if <-d.done; zipped == (d.err == nil) {
+				t.Errorf("%s, gzip %v: ended with %v", name, zipped, d.err) // the gzip stream was not closed
 			}
 		}
 	}

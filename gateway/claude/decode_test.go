@@ -229,19 +229,3 @@ func TestManyLinesTakeLinearTime(t *testing.T) {
 		}
 	}
 }
-
-func TestAnEventIsValidUntilTheNext(t *testing.T) {
-	var body strings.Builder
-	for i := range 500 {
-		fmt.Fprintf(&body, "event: e%d\ndata: %d\ndata: %s\n\n", i, i, strings.Repeat("x", i))
-	}
-	for _, size := range []int{1, 7, 4096, 1 << 20} {
-		d := newDecoder(&reads{pieces: slices.Collect(slices.Chunk([]byte(body.String()), size)), joined: true})
-		for i := range 500 {
-			name, data, err := d.next()
-			if want := fmt.Sprintf("%d\n%s", i, strings.Repeat("x", i)); err != nil || string(name) != fmt.Sprintf("e%d", i) || string(data) != want {
-				t.Fatalf("event %d of reads of %d: %q %.100q %v", i, size, name, data, err)
-			}
-		}
-	}
-}

@@ -5,5 +5,5 @@
 // words, or the cause of the caller's own context.
 //
 // Three functions carry the room: Client.Open (a request becomes a stream whose first event has arrived, or a refusal),
-// Stream.Next (one checked event), and Message.Add (an event becomes a part of the Message).
+// stream.event (one event is checked and handed on), and Message.Add (an event becomes a part of the Message).
 package claude

@@ -36,6 +36,7 @@ var (
 	errSpliced   = errors.New("a second message_start")
 	errTruncated = errors.New("the body ended before message_stop")
 	errSilent    = errors.New("no byte from the upstream for too long")
+	errEnded     = errors.New("the stream has ended") // nothing more of it is wanted
 )
 
 // Error is a failure in Anthropic's words: the upstream's refusal, or what we say where it failed to answer properly.
@@ -126,7 +127,9 @@ func firstEventError(data []byte, header http.Header) *Error {
 	if status == 0 {
 		status = http.StatusInternalServerError
 	}
-	return ours(&Error{Type: kind, Message: message, Status: status, Header: header, Body: data, answered: status})
+	e := ours(&Error{Type: kind, Message: message, Status: status, Header: header, Body: data, answered: status})
+	e.Cause = errors.Join(errFirstEvent, e.Cause)
+	return e
 }
 
 // refusal turns an answer that is not 2xx into an *Error. Bodies that are not Anthropic's (an ingress answers in HTML)

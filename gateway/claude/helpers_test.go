@@ -12,7 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -59,18 +61,67 @@ func reference(body []byte) (frames []frame) {
 }
 
 // decode runs the decoder to the end of r and returns what ended it, nil for a clean end.
-func decode(r io.Reader) (frames []frame, err error) {
-	d := newDecoder(r)
-	for {
-		name, data, err := d.next()
-		if err == io.EOF {
-			return frames, nil
+func decode(r io.Reader) (got []frame, err error) {
+	d := newDecoding(nil)
+	d.pump(r)
+	<-d.done
+	return d.got, d.err
+}
+
+// decoding is a stream without a grammar: every event that its bytes make is taken.
+type decoding struct {
+	*stream
+	got  []frame
+	more func(frame)
+	err  error
+	done chan struct{}
+}
+
+func newDecoding(more func(frame)) *decoding {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	d := &decoding{more: more, done: make(chan struct{})}
+	d.stream = newStream(ctx, func(err error) {
+		select {
+		case <-d.done:
+		default:
+			close(d.done)
 		}
-		if err != nil {
-			return frames, err
+		cancel(err)
+	}, startWatch(time.Hour, cancel), quiet, nil, d)
+	d.isOpen = true
+	d.emit = func(name, data []byte) bool {
+		f := frame{string(name), string(data)}
+		d.got = append(d.got, f)
+		if d.more != nil {
+			d.more(f)
 		}
-		frames = append(frames, frame{string(name), string(data)})
+		return true
 	}
+	return d
+}
+
+func (d *decoding) Begin(http.Header) {}
+func (d *decoding) Event(Event) bool  { return true }
+func (d *decoding) End(err error) {
+	if e := (*Error)(nil); errors.As(err, &e) && e.Cause != errTruncated {
+		d.err = e.Cause
+	}
+}
+
+// pump gives a body to a stream, as a connection does.
+func (s *stream) pump(r io.Reader) { push(io.NopCloser(&within{s.ctx, r}), s) }
+
+// within is a body that breaks when its context is canceled.
+type within struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (w *within) Read(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.Reader.Read(p)
 }
 
 func wantFrames(t *testing.T, got, want []frame) {
@@ -160,16 +211,93 @@ func fixtureNamed(t testing.TB, name string) []byte {
 	return nil
 }
 
-// streamOf is a stream whose answer has been accepted already.
-func streamOf(body io.Reader) *Stream {
-	return &Stream{
-		Header: http.Header{"Request-Id": {"req_1"}},
-		events: newDecoder(body), body: io.NopCloser(body), ctx: context.Background(), stop: func() {},
+// pulled is a stream as a test reads it: event by event, in its own time.
+type pulled struct {
+	Header http.Header
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex
+	came   sync.Cond
+	events []Event
+	end    error
+}
+
+func newPulled() *pulled {
+	p := &pulled{cancel: func(error) {}}
+	p.came.L = &p.mu
+	return p
+}
+
+func (p *pulled) Begin(header http.Header) { p.Header = header }
+
+func (p *pulled) Event(e Event) bool {
+	e.Name, e.Data = bytes.Clone(e.Name), bytes.Clone(e.Data)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events = append(p.events, e)
+	p.came.Broadcast()
+	return true
+}
+
+func (p *pulled) End(err error) {
+	if err == nil {
+		err = io.EOF
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.end = err
+	p.came.Broadcast()
+}
+
+// Next returns the next event, or what has ended the stream: io.EOF after message_stop or error.
+func (p *pulled) Next() (Event, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.events) == 0 && p.end == nil {
+		p.came.Wait()
+	}
+	if len(p.events) == 0 {
+		return Event{}, p.end
+	}
+	e := p.events[0]
+	p.events = p.events[1:]
+	return e, nil
+}
+
+func (p *pulled) Close() { p.cancel(errEnded) }
+
+// openWith opens a stream to be read.
+func openWith(ctx context.Context, c *Client, req Request, retry Retry) (*pulled, error) {
+	p := newPulled()
+	ctx, p.cancel = context.WithCancelCause(ctx)
+	if err := c.Open(ctx, req, retry, p); err != nil {
+		p.cancel(errEnded)
+		return nil, err
+	}
+	return p, nil
+}
+
+// streamOf is a stream whose answer has been accepted already.
+func streamOf(body io.Reader) *pulled { return streamWithin(context.Background(), body) }
+
+func streamWithin(parent context.Context, body io.Reader) *pulled {
+	p := newPulled()
+	var ctx context.Context
+	ctx, p.cancel = context.WithCancelCause(parent)
+	s := newStream(ctx, p.cancel, startWatch(time.Hour, p.cancel), quiet, http.Header{"Request-Id": {"req_1"}}, p)
+	go s.pump(body)
+	if <-s.opened; s.err != nil {
+		if e := (*Error)(nil); errors.As(s.err, &e) && errors.Is(s.err, errFirstEvent) {
+			p.Event(Event{Kind: Failure, Name: []byte("error"), Data: e.Body})
+			s.err = nil
+		}
+		p.End(s.err)
+	}
+	return p
 }
 
 // follow reads a stream to its end; err is nil where it ended with message_stop or error.
-func follow(s *Stream) (events []frame, err error) {
+func follow(s *pulled) (events []frame, err error) {
 	for {
 		e, err := s.Next()
 		if err == io.EOF {

@@ -266,12 +266,15 @@ func TestKindsAreKnownByName(t *testing.T) {
 func TestACanceledStreamEndsWithItsCause(t *testing.T) {
 	cause := errors.New("nobody reads any more")
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s := streamOf(strings.NewReader(start))
-	s.ctx = ctx
+	r, w := io.Pipe()
+	defer w.Close()
+	go io.WriteString(w, start)
+	s := streamWithin(ctx, r)
 	if _, err := s.Next(); err != nil {
 		t.Fatal(err)
 	}
 	cancel(cause)
+	w.CloseWithError(context.Canceled) // what a connection does then
 	if _, err := s.Next(); err != cause {
 		t.Errorf("got %v", err)
 	}

@@ -9,8 +9,10 @@ import (
 	"sluice/gateway/metrics"
 )
 
-// account settles an ended stream, once: tokens, metrics, the record that bills are made of.
+// account settles an ended stream, once: tokens, metrics, the record that bills are made of. It may wait for the log's
+// writer, which nobody who reads a connection for many streams should.
 func (s *Stream) account() {
+	defer s.failOnPanic()
 	defer close(s.done)
 	defer s.relay.streamEnded(s)
 	s.mu.Lock()

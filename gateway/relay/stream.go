@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"runtime/debug"
 	"sync"
@@ -102,39 +101,35 @@ func (s *Stream) RequestID() string {
 // Grant is what the stream was admitted with.
 func (s *Stream) Grant() *limits.Grant { return s.grant }
 
-// run opens the upstream and leaves what comes to follow. It owns the request.
+// run opens the upstream, which from the first event on calls the stream's handler. It owns the request.
 func (s *Stream) run(ctx context.Context, req claude.Request, retry claude.Retry) {
 	defer s.failOnPanic()
-	upstream, err := s.relay.client.Open(ctx, req, retry)
+	err := s.relay.client.Open(ctx, req, retry, upstream{s})
 	s.relay.charge(s, -int64(len(req.Body)))
 	if err != nil {
 		s.refuse(err)
-		return
 	}
-	s.mu.Lock()
-	s.requestID = upstream.Header.Get("Request-Id")
-	s.mu.Unlock()
-	// A new goroutine, for opening has grown this one's stack to several times of what following needs, and a stream
-	// may be followed for minutes.
-	go s.follow(upstream)
 }
 
-// follow appends what comes until the end.
-func (s *Stream) follow(upstream *claude.Stream) {
-	defer s.failOnPanic()
-	defer upstream.Close()
-	for {
-		e, err := upstream.Next()
-		if err == io.EOF {
-			return
-		}
-		if err != nil {
-			s.end(Failed, asError(err))
-			return
-		}
-		if !s.append(e) {
-			return
-		}
+// upstream is the stream as the claude room sees it: it appends what comes until the end. Its calls come on a goroutine
+// that other streams may share.
+type upstream struct{ stream *Stream }
+
+func (u upstream) Begin(header http.Header) {
+	u.stream.mu.Lock()
+	u.stream.requestID = header.Get("Request-Id")
+	u.stream.mu.Unlock()
+}
+
+func (u upstream) Event(e claude.Event) (more bool) {
+	defer u.stream.failOnPanic()
+	return u.stream.append(e)
+}
+
+func (u upstream) End(err error) {
+	defer u.stream.failOnPanic()
+	if err != nil {
+		u.stream.end(Failed, asError(err))
 	}
 }
 
@@ -193,7 +188,7 @@ func (s *Stream) append(e claude.Event) bool {
 		s.relay.charge(s, a.grown)
 	}
 	if a.ended {
-		s.account()
+		go s.account()
 	}
 	return !a.ended
 }
@@ -299,7 +294,7 @@ func (s *Stream) endIf(holds func() bool, status Status, e *claude.Error) {
 	}
 	s.cancel(errEnded)
 	s.relay.charge(s, grown)
-	s.account()
+	go s.account()
 }
 
 // refuse ends a stream whose upstream never sent an event. As long as nobody was answered it never was: who waits gets

@@ -1,0 +1,199 @@
+package claude
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"sync"
+)
+
+// Do makes a call whose answer is not a stream, within Config.Timeout. The body is decoded as it is read and must be
+// closed. Answers other than 2xx are an *Error. A failed connection is tried once more.
+func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Timeout, errSilent)
+	for attempt := 0; ; attempt++ {
+		resp, err := c.send(ctx, req)
+		if err == nil {
+			if err = checkEncoding(resp); err != nil {
+				resp.Body.Close()
+			} else {
+				s := &source{body: resp.Body}
+				if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "application/json" || resp.Header.Get("Content-Encoding") != "" {
+					resp.Header.Del("Content-Encoding")
+					resp.Header.Del("Content-Length") // of what it says, not of what was sent, only the end will tell
+					resp.ContentLength = -1
+				} else {
+					s.sniffed = true // a file that was asked for may be gzip itself
+				}
+				resp.Body = &answer{source: s, body: resp.Body, ctx: ctx, cancel: cancel}
+				return resp, nil
+			}
+		}
+		if attempt >= 1 || !c.again(ctx, err, attempt, Retry{Max: 1}) {
+			cancel()
+			return nil, err
+		}
+	}
+}
+
+// answer is the body of a call that is not a stream: decompressed, and bound to the call's timeout.
+type answer struct {
+	source *source
+	body   io.Closer
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n, err := a.source.Read(p)
+	if err == nil || err == io.EOF {
+		return n, err
+	}
+	switch cause := context.Cause(a.ctx); cause {
+	case nil:
+		return n, broken(err)
+	case errSilent:
+		return n, broken(errSilent)
+	default: // the caller has left
+		return n, cause
+	}
+}
+
+func (a *answer) Close() error {
+	defer a.cancel()
+	return a.body.Close()
+}
+
+// upload is a request's body. The transport keeps a request as long as its answer's body is read, and would keep these
+// bytes with it, for the whole life of a stream.
+type upload struct {
+	mu    sync.Mutex
+	bytes []byte
+}
+
+func (u *upload) reader() io.ReadCloser {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return &uploadReader{left: u.bytes}
+}
+
+func (u *upload) forget() {
+	u.mu.Lock()
+	u.bytes = nil
+	u.mu.Unlock()
+}
+
+type uploadReader struct{ left []byte }
+
+func (r *uploadReader) Read(p []byte) (int, error) {
+	n := copy(p, r.left)
+	if r.left = r.left[n:]; len(r.left) == 0 {
+		r.left = nil
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (r *uploadReader) Close() error { return nil }
+
+// maxErrorBody bounds what is read of a refusal. Anthropic's are below 1 kB; validation errors quote their input.
+const maxErrorBody = 1 << 20
+
+// send makes one attempt and returns a 2xx answer or an *Error.
+func (c *Client) send(ctx context.Context, req Request) (*http.Response, error) {
+	method := req.Method
+	if method == "" {
+		method = http.MethodPost
+	}
+	r, err := http.NewRequestWithContext(ctx, method, c.base.String()+req.Path, nil)
+	if err != nil {
+		return nil, nonsense("The request could not be made.", nil, err)
+	}
+	up := &upload{bytes: req.Body}
+	defer up.forget()
+	if len(req.Body) > 0 {
+		r.Body, r.GetBody, r.ContentLength = up.reader(), func() (io.ReadCloser, error) { return up.reader(), nil }, int64(len(req.Body))
+	}
+	for name, values := range req.Header {
+		r.Header[http.CanonicalHeaderKey(name)] = values
+	}
+	if r.Header.Get("User-Agent") == "" {
+		r.Header.Set("User-Agent", "sluice")
+	}
+	r.Header.Set("X-Api-Key", c.cfg.APIKey)
+	r.Header.Set("Accept-Encoding", "identity")
+	resp, err := c.http.Do(r)
+	if err != nil {
+		c.metrics.UpstreamRequest(0)
+		if cause := context.Cause(ctx); cause != nil {
+			if cause == errSilent {
+				return nil, broken(errSilent)
+			}
+			return nil, cause
+		}
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // without the address, which the operator knows and nobody else need
+		}
+		return nil, &Error{Type: APIError, Status: http.StatusBadGateway, Message: "The upstream can't be reached.", Cause: fmt.Errorf("%w: %w", errConnection, err)}
+	}
+	c.metrics.UpstreamRequest(resp.StatusCode)
+	switch {
+	case resp.StatusCode >= 200 && resp.StatusCode < 300:
+		return resp, nil
+	case resp.StatusCode < 400:
+		resp.Body.Close()
+		return nil, nonsense("The upstream answered with a redirect, which is not followed.", resp.Header, fmt.Errorf("status %d", resp.StatusCode))
+	}
+	s := &source{body: resp.Body}
+	text, _ := io.ReadAll(io.LimitReader(&answer{source: s, ctx: ctx}, maxErrorBody)) // a megabyte of gzip can be a gigabyte
+	resp.Body.Close()
+	return nil, refusal(resp.StatusCode, resp.Header, text)
+}
+
+// source is a body of a call that is not a stream. It undoes a compression that nobody asked for, announced or not.
+type source struct {
+	body    io.Reader
+	sniffed bool
+	err     error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	if !s.sniffed {
+		s.sniffed = true
+		s.sniff()
+	}
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.body.Read(p)
+	if err != nil {
+		s.err = err
+	}
+	return n, err
+}
+
+func (s *source) sniff() {
+	head := make([]byte, len(gzipMagic))
+	n, err := io.ReadFull(s.body, head)
+	head = head[:n]
+	if n == 0 {
+		s.err = err
+		return
+	}
+	s.body = io.MultiReader(bytes.NewReader(head), s.body) // which tells again what has ended it
+	if string(head) == gzipMagic {
+		if s.body, err = gzip.NewReader(s.body); err != nil {
+			s.err = err
+		}
+	}
+}
