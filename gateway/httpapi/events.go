@@ -178,6 +178,7 @@ func (a *API) follow(v *relay.Viewer, w sink, first []byte) (reason relay.EndRea
 	}
 	d := delivery{metrics: a.metrics}
 	d.done(relay.Batch{})
+	w.attend(v)
 	if raw, ok := w.(*rawConn); ok && raw.raw != nil {
 		v.Push(func(b relay.Batch) bool {
 			if !raw.push(b.Pieces) {
@@ -188,8 +189,6 @@ func (a *API) follow(v *relay.Viewer, w sink, first []byte) (reason relay.EndRea
 			return true
 		})
 	}
-	ping := time.NewTimer(a.cfg.PingInterval)
-	defer ping.Stop()
 	for {
 		b, ended := v.Take()
 		if b.Events > 0 {
@@ -203,31 +202,31 @@ func (a *API) follow(v *relay.Viewer, w sink, first []byte) (reason relay.EndRea
 			w.end()
 			return relay.EndCompleted
 		}
-		// From here the stream's reader may push. The turn comes back with Wake or Claim, and only then.
+		// From here the stream's reader may push. The turn comes back with a wake or Claim, and only then.
+		until := d.last().Add(a.cfg.PingInterval)
 		for ours := false; !ours; {
-			select {
-			case <-v.Wake():
+			switch w.wait(until) {
+			case woken:
 				ours = true
 				if err := w.flush(); err != nil {
 					return failed(err)
 				}
 				d.flushed()
-			case <-w.gone():
+			case gone:
 				return relay.EndGone
-			case <-ping.C:
-				// The timer is not touched by each event; it looks at the clock when it fires.
-				left := a.cfg.PingInterval - time.Since(d.last())
-				if left <= 0 {
-					left = a.cfg.PingInterval
-					if ours = v.Claim(); ours {
-						if err := w.write(pingFrame); err != nil {
-							return failed(err)
-						}
-						a.metrics.Ping()
-						d.done(relay.Batch{})
-					}
+			case late:
+				// Pushes don't move the deadline; it is looked at when it is over.
+				if until = d.last().Add(a.cfg.PingInterval); time.Now().Before(until) {
+					continue
 				}
-				ping.Reset(left)
+				until = time.Now().Add(a.cfg.PingInterval)
+				if ours = v.Claim(); ours {
+					if err := w.write(pingFrame); err != nil {
+						return failed(err)
+					}
+					a.metrics.Ping()
+					d.done(relay.Batch{})
+				}
 			}
 		}
 	}

@@ -11,10 +11,13 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"sluice/gateway/relay"
 )
 
 // errStalled is a reader that has taken no byte for relay.stall_timeout.
@@ -26,13 +29,25 @@ type sink interface {
 	write(pieces ...[]byte) error
 	// flush writes what is left: the header, as long as nothing followed it, or the rest of a push that did not go through.
 	flush() error
-	// gone is closed when the reader has left.
-	gone() <-chan struct{}
+	// attend lets wait know of the viewer's wakes. It comes before the viewer's first Take.
+	attend(v *relay.Viewer)
+	// wait returns when the viewer was woken, its reader has left, or it is so late; after a wake that may come once for
+	// nothing.
+	wait(until time.Time) event
 	// end says that the response is complete.
 	end() error
 	// close frees what the sink holds. An end that was not said is a broken response, and is seen as one.
 	close()
 }
+
+// event is what a viewer has waited for.
+type event uint8
+
+const (
+	woken event = iota
+	gone
+	late
+)
 
 // rawConn is an HTTP/1.1 connection in our own hands. Beside an open stream net/http would keep two buffers of 4 kB, the
 // request and a deep stack, and flush through three layers.
@@ -40,7 +55,8 @@ type rawConn struct {
 	conn     net.Conn
 	stall    time.Duration
 	deadline time.Time // of the connection's writes; zero: none
-	left     chan struct{}
+	woken    atomic.Bool
+	ignored  [32]byte // where what the reader still sends is read to
 	vector   net.Buffers
 	parts    [][]byte // what vector is cut from
 	head     [18]byte // the chunk's size, CRLF
@@ -70,7 +86,7 @@ func takeOver(c echo.Context, stall time.Duration, events bool) (*rawConn, error
 		return nil, err
 	}
 	w.Committed, w.Status = true, http.StatusOK
-	s := &rawConn{conn: conn, stall: stall, left: make(chan struct{})}
+	s := &rawConn{conn: conn, stall: stall}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		if s.raw, err = tcp.SyscallConn(); err == nil {
 			s.try = s.tryWrite
@@ -91,7 +107,6 @@ func takeOver(c echo.Context, stall time.Duration, events bool) (*rawConn, error
 		}
 	}
 	s.rest = append(head, "\r\n"...)
-	go s.watch()
 	return s, nil
 }
 
@@ -106,19 +121,38 @@ func headerValue(v string) []byte {
 	return b
 }
 
-// watch notices that the reader has left. Whatever it still sends is read and dropped: a request that was pipelined
-// behind this one would not be answered on this connection anyway.
-func (s *rawConn) watch() {
-	var b [64]byte
+func (s *rawConn) attend(v *relay.Viewer) { v.OnWake(s.wake) }
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// wake ends wait. A goroutine that reads, to notice that the reader has left, can wait for nothing but a deadline; a
+// second one for each viewer would cost some kilobytes.
+func (s *rawConn) wake() {
+	s.woken.Store(true)
+	s.conn.SetReadDeadline(past)
+}
+
+// wait reads meanwhile. Whatever the reader still sends is dropped: a request that was pipelined behind this one would
+// not be answered on this connection anyway.
+func (s *rawConn) wait(until time.Time) event {
+	s.conn.SetReadDeadline(until)
+	if s.woken.Swap(false) { // before the deadline was set, which would have hidden it
+		return woken
+	}
 	for {
-		if _, err := s.conn.Read(b[:]); err != nil {
-			close(s.left)
-			return
+		_, err := s.conn.Read(s.ignored[:])
+		switch {
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return gone
+		case s.woken.Swap(false):
+			return woken
+		default:
+			return late
 		}
 	}
 }
-
-func (s *rawConn) gone() <-chan struct{} { return s.left }
 
 func (s *rawConn) write(pieces ...[]byte) error {
 	size := 0
@@ -194,10 +228,7 @@ func (s *rawConn) end() error {
 	return s.send([]byte("0\r\n\r\n"))
 }
 
-func (s *rawConn) close() {
-	s.conn.Close()
-	<-s.left
-}
+func (s *rawConn) close() { s.conn.Close() }
 
 // send writes until all is written or no byte was taken for the stall timeout. The deadline is looked at in quarters of
 // that, and moved only when a quarter of it is used up: a write that doesn't wait rarely touches it.
@@ -235,6 +266,8 @@ type response struct {
 	rc    *http.ResponseController
 	ctx   context.Context
 	stall time.Duration
+	wake  <-chan struct{}
+	timer *time.Timer
 }
 
 // slice is how much is written under one deadline: a reader that takes this much within the stall timeout makes
@@ -248,7 +281,23 @@ func newResponse(c echo.Context, stall time.Duration, status int) (*response, er
 	return s, s.flush()
 }
 
-func (s *response) gone() <-chan struct{} { return s.ctx.Done() }
+func (s *response) attend(v *relay.Viewer) { s.wake = v.Wake() }
+
+func (s *response) wait(until time.Time) event {
+	if s.timer == nil {
+		s.timer = time.NewTimer(time.Until(until))
+	} else {
+		s.timer.Reset(time.Until(until))
+	}
+	select {
+	case <-s.wake:
+		return woken
+	case <-s.ctx.Done():
+		return gone
+	case <-s.timer.C:
+		return late
+	}
+}
 
 func (s *response) write(pieces ...[]byte) error {
 	for _, p := range pieces {
@@ -278,4 +327,8 @@ func stalled(err error) error {
 
 func (s *response) end() error { return nil }
 
-func (s *response) close() {}
+func (s *response) close() {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}

@@ -12,7 +12,7 @@ import (
 // account settles an ended stream, once: tokens, metrics, the record that bills are made of. It may wait for the log's
 // writer, which nobody who reads a connection for many streams should.
 func (s *Stream) account() {
-	defer s.failOnPanic()
+	defer s.failOnPanic(nil)
 	defer close(s.done)
 	defer s.relay.streamEnded(s)
 	s.mu.Lock()

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -103,7 +105,7 @@ func (s *Stream) Grant() *limits.Grant { return s.grant }
 
 // run opens the upstream, which from the first event on calls the stream's handler. It owns the request.
 func (s *Stream) run(ctx context.Context, req claude.Request, retry claude.Retry) {
-	defer s.failOnPanic()
+	defer s.failOnPanic(nil)
 	err := s.relay.client.Open(ctx, req, retry, upstream{s})
 	s.relay.charge(s, -int64(len(req.Body)))
 	if err != nil {
@@ -122,30 +124,32 @@ func (u upstream) Begin(header http.Header) {
 }
 
 func (u upstream) Event(e claude.Event) (more bool) {
-	defer u.stream.failOnPanic()
+	defer u.stream.failOnPanic(&u.stream.pushing)
 	return u.stream.append(e)
 }
 
 func (u upstream) End(err error) {
-	defer u.stream.failOnPanic()
+	defer u.stream.failOnPanic(nil)
 	if err != nil {
 		u.stream.end(Failed, asError(err))
 	}
 }
 
-// failOnPanic ends the stream if its goroutine panics: one stream's failure is not the process's, and its slot must come
-// back.
-func (s *Stream) failOnPanic() {
+// failOnPanic ends the stream if a goroutine of its own panics: one stream's failure is not the process's, and its slot
+// must come back. pushing are the viewers whose turns the goroutine has.
+func (s *Stream) failOnPanic(pushing *[]*Viewer) {
 	p := recover()
 	if p == nil {
 		return
 	}
 	s.relay.log.Error("stream failed by a defect", "stream", s.ID, "panic", p, "stack", string(debug.Stack()))
-	s.mu.Lock()
-	for _, v := range s.pushing {
-		v.returnTurnLocked()
+	if pushing != nil {
+		s.mu.Lock()
+		for _, v := range *pushing {
+			v.returnTurnLocked()
+		}
+		s.mu.Unlock()
 	}
-	s.mu.Unlock()
 	s.end(Failed, &claude.Error{Type: claude.APIError, Status: http.StatusInternalServerError, Message: "The gateway failed.", Cause: fmt.Errorf("panic: %v", p)})
 }
 
@@ -168,9 +172,7 @@ func (s *Stream) append(e claude.Event) bool {
 		return false
 	}
 	if !a.ended {
-		for _, v := range s.pushing {
-			v.pushed()
-		}
+		s.push()
 	}
 	m := s.relay.metrics
 	if a.first {
@@ -229,19 +231,14 @@ func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 	return a, nil
 }
 
-// pushViewers is up to how many viewers a stream's reader writes itself. Beyond that their goroutines share the work
-// among all cores.
-const pushViewers = 4
-
 // readyLocked gives each viewer that waits its turn: it is woken, or left to the stream's reader, which then must call
-// pushed for each of s.pushing.
+// push.
 func (s *Stream) readyLocked() {
 	s.pushing = s.pushing[:0]
-	direct := len(s.viewers) <= pushViewers
 	for _, v := range s.viewers {
 		switch {
 		case v.turn != turnWaiting:
-		case direct && v.push != nil:
+		case v.push != nil:
 			v.turn = turnReader
 			s.pushing = append(s.pushing, v)
 		default:
@@ -250,13 +247,44 @@ func (s *Stream) readyLocked() {
 	}
 }
 
-func (s *Stream) wakeLocked(v *Viewer) {
-	if v.turn == turnWaiting {
-		v.turn = turnOwn
-		select {
-		case v.wake <- struct{}{}:
-		default: // one is there already
+// pushViewers is up to how many viewers a stream's reader writes to itself: it may read for other streams, too. What
+// more there are is written to by other goroutines, one a core and none for less than a few: waking each viewer's own
+// took 1.4 times the CPU with a thousand viewers, and a p99 of 25 ms for 16.
+const pushViewers = 4
+
+// push writes what came to the viewers whose turn the reader has taken.
+func (s *Stream) push() {
+	if len(s.pushing) <= pushViewers {
+		for _, v := range s.pushing {
+			v.pushed()
 		}
+		return
+	}
+	crowd := slices.Clone(s.pushing)
+	parts := min(runtime.GOMAXPROCS(0), (len(crowd)+pushViewers-1)/pushViewers)
+	for part := range slices.Chunk(crowd, (len(crowd)+parts-1)/parts) {
+		go func() {
+			defer s.failOnPanic(&part)
+			for _, v := range part {
+				v.pushed()
+			}
+		}()
+	}
+}
+
+// wakeLocked gives a viewer that waits its turn, and tells it.
+func (s *Stream) wakeLocked(v *Viewer) {
+	if v.turn != turnWaiting {
+		return
+	}
+	v.turn = turnOwn
+	if v.onWake != nil {
+		v.onWake()
+		return
+	}
+	select {
+	case v.wake <- struct{}{}:
+	default: // one is there already
 	}
 }
 

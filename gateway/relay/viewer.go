@@ -36,6 +36,7 @@ type Viewer struct {
 	pieces [][]byte
 	merged []byte           // where merged frames are built
 	push   func(Batch) bool // nil: the viewer is always woken
+	onWake func()           // nil: wake gets a value
 
 	turn turn // guarded by the stream's lock, as is the next
 	gone bool // it is detached
@@ -63,6 +64,10 @@ type Batch struct {
 // write must not block; it returns false if it could not write everything: then the viewer is woken, and its goroutine
 // has to write the rest. Push must be called before the first Take.
 func (v *Viewer) Push(write func(Batch) bool) { v.push = write }
+
+// OnWake lets f be called where Wake would get a value. It must not block, nor call the viewer. OnWake must be called
+// before the first Take.
+func (v *Viewer) OnWake(f func()) { v.onWake, v.wake = f, nil }
 
 // Take returns what is past the viewer's cursor and moves the cursor. An empty batch means that there is nothing: then
 // either ended is true, and the viewer has seen all there will ever be, or a value will come on Wake when it is its turn
@@ -151,7 +156,8 @@ func (v *Viewer) Claim() bool {
 	return true
 }
 
-// Wake receives a value when it is the viewer's turn, after Take has found nothing.
+// Wake receives a value when it is the viewer's turn, after Take has found nothing, unless OnWake has been told whom to
+// call instead.
 func (v *Viewer) Wake() <-chan struct{} { return v.wake }
 
 // Detach ends the viewer. It must be called exactly once. A push that has begun may still be going on when it returns.
