@@ -69,10 +69,14 @@ func (s *stream) Data(chunk []byte) {
 	defer s.failOnPanic()
 	now := s.watch.alive()
 	if !s.sniffed {
-		if s.head = append(s.head, chunk...); len(s.head) < len(gzipMagic) {
+		if s.head != nil || len(chunk) < len(gzipMagic) {
+			s.head = append(s.head, chunk...)
+			chunk = s.head
+		}
+		if len(chunk) < len(gzipMagic) {
 			return
 		}
-		chunk = s.sniff()
+		s.sniff(chunk)
 	}
 	if s.zip != nil {
 		s.zip.Write(chunk)
@@ -86,9 +90,7 @@ func (s *stream) Data(chunk []byte) {
 func (s *stream) End(err error) {
 	defer s.failOnPanic()
 	if !s.sniffed {
-		if rest := s.sniff(); s.zip == nil {
-			s.feed(rest)
-		}
+		s.feed(s.head) // too short for anything
 	}
 	if s.zip != nil {
 		s.zip.CloseWithError(err) // nil is io.EOF
@@ -99,16 +101,15 @@ func (s *stream) End(err error) {
 
 const gzipMagic = "\x1f\x8b"
 
-// sniff looks at the first bytes and returns them. Gzip without its header has been reported of intermediaries
-// (CLIProxyAPI#1834); no event stream begins with 1f 8b. It is decompressed by a goroutine of its own.
-func (s *stream) sniff() (head []byte) {
-	head, s.head, s.sniffed = s.head, nil, true
+// sniff looks at the first bytes. Gzip without its header has been reported of intermediaries (CLIProxyAPI#1834); no
+// event stream begins with 1f 8b. It is decompressed by a goroutine of its own.
+func (s *stream) sniff(head []byte) {
+	s.head, s.sniffed = nil, true
 	if bytes.HasPrefix(head, []byte(gzipMagic)) {
 		var r *io.PipeReader
 		r, s.zip = io.Pipe()
 		go s.inflate(r)
 	}
-	return head
 }
 
 func (s *stream) inflate(r *io.PipeReader) {
