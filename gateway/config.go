@@ -31,8 +31,14 @@ type Server struct {
 	Listen      string        // host:port for callers
 	AdminListen string        // host:port for metrics and health
 	PublicURL   string        // scheme://host[:port] without a final slash; empty: taken from each request
+	TLS         TLS           // of Listen; the zero value: none
+	H2C         bool          // HTTP/2 without TLS too, as a proxy in front may speak it
+	CORSOrigins []string      // scheme://host[:port] of the pages that may call from elsewhere; "*" alone: any, without cookies
 	Drain       time.Duration // how long open streams may go on after SIGTERM; 0: not at all
 }
+
+// TLS names the PEM files of a certificate, with its chain, and of its key: both or neither.
+type TLS struct{ CertFile, KeyFile string }
 
 // Upstream is where Claude is reached.
 type Upstream struct {

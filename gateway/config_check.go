@@ -18,6 +18,7 @@ func (d *decoder) check() {
 	if _, port, _ := net.SplitHostPort(c.Server.Listen); port != "0" && c.Server.Listen == c.Server.AdminListen {
 		d.failNear("is the address of server.listen too; write another port", "server.admin_listen", "server.listen")
 	}
+	d.checkTLS()
 	d.checkPlans()
 	if len(c.Auth.Keys) == 0 {
 		d.warn(d.near("auth.keys", "auth"), "is empty, so nobody can call; `sluice key` makes a key and its entry")

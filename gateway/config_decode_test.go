@@ -17,6 +17,27 @@ var badInputs = []struct {
 	{"typo", "server:\n  lisen: :80", []string{
 		"c.yaml:2:3: server.lisen: unknown key; did you mean listen?",
 	}},
+	{"origin with a path", "server: {cors_origins: [\"https://a.example/app\"]}", []string{
+		`c.yaml:1:25: server.cors_origins[0]: "https://a.example/app" has a path; an origin is scheme and host, as in https://app.example.com`,
+	}},
+	{"origin without a scheme", "server: {cors_origins: [a.example]}", []string{
+		`c.yaml:1:25: server.cors_origins[0]: "a.example" has no scheme; write https://a.example`,
+	}},
+	{"origin twice", "server: {cors_origins: [\"https://a.example\", \"https://A.example:443\"]}", []string{
+		`c.yaml:1:46: server.cors_origins[1]: "https://A.example:443" is given twice`,
+	}},
+	{"any origin and others", "server: {cors_origins: [\"*\", \"https://a.example\"]}", []string{
+		`c.yaml:1:10: server.cors_origins: has "*" beside others; it stands for all, so write it alone or not at all`,
+	}},
+	{"certificate without key", "server:\n  tls: {cert_file: c.pem}", []string{
+		"c.yaml:2:9: server.tls.key_file: is missing; server.tls.cert_file needs it",
+	}},
+	{"key without certificate", "server:\n  tls: {key_file: k.pem}", []string{
+		"c.yaml:2:9: server.tls.cert_file: is missing; server.tls.key_file needs it",
+	}},
+	{"h2c of neither kind", "server: {h2c: sometimes}", []string{
+		`c.yaml:1:10: server.h2c: "sometimes" is not one of true and false`,
+	}},
 	{"typo in a section", "upstraem: {}", []string{
 		"c.yaml:1:1: upstraem: unknown key; did you mean upstream?",
 	}},

@@ -19,6 +19,10 @@ func (c Config) Describe() string {
 		fmt.Fprintf(&b, "%-10s %s\n", topic, fmt.Sprintf(format, args...))
 	}
 	line("callers", "at %s; %s", c.Server.Listen, c.describeURLs())
+	line("protocols", "%s", c.Server.describeProtocols())
+	if origins := c.Server.CORSOrigins; len(origins) > 0 {
+		line("pages", "of %s may call from there", sentence(origins))
+	}
 	line("operators", "at %s: metrics, health, usage", c.Server.AdminListen)
 	line("claude", "at %s; %s", c.Upstream.BaseURL, describeTrust(c.Upstream.CAFile))
 	line("patience", "a stream is given up after %s without a byte, an answer without streaming after %s",
@@ -53,6 +57,16 @@ func (c Config) describeURLs() string {
 		return "URLs are made from each request's Host"
 	}
 	return "URLs begin with " + c.Server.PublicURL
+}
+
+func (s Server) describeProtocols() string {
+	switch {
+	case s.TLS != TLS{}:
+		return "HTTP/2 and HTTP/1.1 over TLS, with the certificate in " + s.TLS.CertFile
+	case s.H2C:
+		return "HTTP/1.1, and HTTP/2 without TLS for a proxy that speaks it"
+	}
+	return "HTTP/1.1 without TLS, over which a browser opens six connections"
 }
 
 func describeTrust(caFile string) string {

@@ -21,8 +21,14 @@ func (d *decoder) schema() rules {
 			"listen":       d.address(&c.Server.Listen, ":8080"),
 			"admin_listen": d.address(&c.Server.AdminListen, "127.0.0.1:8081"),
 			"public_url":   {set: d.publicURL},
+			"tls": d.section(rules{
+				"cert_file": d.text(&c.Server.TLS.CertFile, "the name of a PEM file"),
+				"key_file":  d.text(&c.Server.TLS.KeyFile, "the name of a PEM file"),
+			}),
+			"h2c":          d.word(func(w string) { c.Server.H2C = w == "true" }, "true", "false"),
+			"cors_origins": {set: d.corsOrigins},
 			"drain":        d.duration(&c.Server.Drain, 0),
-		}, "tls", "h2c", "cors_origins"),
+		}),
 		"upstream": d.section(rules{
 			"base_url":      {set: d.baseURL},
 			"api_key":       {set: d.apiKey},

@@ -113,7 +113,8 @@ func rulePaths(prefix string, keys rules, fields map[string]bool, stranger func(
 
 func TestEveryValueIsTaken(t *testing.T) {
 	got, warnings := mustParse(t, `
-server: {listen: "127.0.0.1:0", admin_listen: "[::1]:9", public_url: "https://s.example:8443/", drain: 0}
+server: {listen: "127.0.0.1:0", admin_listen: "[::1]:9", public_url: "https://s.example:8443/", drain: 0,
+  tls: {cert_file: c.pem, key_file: k.pem}, h2c: true, cors_origins: ["https://App.example:443", "http://localhost:5173/"]}
 upstream:
   base_url: http://127.0.0.1:9/claude/
   api_key: $$a-${ANTHROPIC_API_KEY}-$b
@@ -138,7 +139,8 @@ relay:
 log: {level: debug, format: json}
 `, fakeEnv("ANTHROPIC_API_KEY=x", "KEY=plain", "RPM=2"))
 	want := Config{
-		Server: Server{Listen: "127.0.0.1:0", AdminListen: "[::1]:9", PublicURL: "https://s.example:8443"},
+		Server: Server{Listen: "127.0.0.1:0", AdminListen: "[::1]:9", PublicURL: "https://s.example:8443",
+			TLS: TLS{"c.pem", "k.pem"}, H2C: true, CORSOrigins: []string{"https://app.example", "http://localhost:5173"}},
 		Upstream: Upstream{BaseURL: "http://127.0.0.1:9/claude", APIKey: "$a-x-$b", StallTimeout: time.Minute, Timeout: 90 * time.Minute,
 			ForwardPaths: []string{"/v1/files", "/v1/skills"}},
 		Auth: Auth{
@@ -181,11 +183,13 @@ auth:
       key: hunter2
     - {id: bob, key: "${BOB}"}
   trusted_proxies: [0.0.0.0/0]
+server: {cors_origins: ["*"]}
 `, fakeEnv("ANTHROPIC_API_KEY=x", "BOB=b"))
 	checkWarnings(t, warnings,
 		"c.yaml:3:3: upstream.base_url: sends the API key and all content unencrypted; write https unless the network is your own",
 		"c.yaml:7:7: auth.keys[0].key: is not hashed, so whoever reads this file can use it; write its sha256:, as `sluice key` prints it",
-		"c.yaml:9:21: auth.trusted_proxies[0]: trusts everybody: any caller can claim any address")
+		"c.yaml:9:21: auth.trusted_proxies[0]: trusts everybody: any caller can claim any address",
+		"c.yaml:10:25: server.cors_origins[0]: lets every page on the web call, with whatever key its visitor has; cookies and other ambient credentials stay refused")
 
 	_, warnings = mustParse(t, "", keyInEnv)
 	checkWarnings(t, warnings, "c.yaml: auth.keys: is empty, so nobody can call; `sluice key` makes a key and its entry")
@@ -231,6 +235,7 @@ func TestLoadConfigReadsTheFilesThatAreNamed(t *testing.T) {
 func TestDescribeSaysWhatItWouldDo(t *testing.T) {
 	c, _ := mustParse(t, "auth: {keys: [{id: a, key: hunter2}]}", fakeEnv("ANTHROPIC_API_KEY=sk-secret", "SLUICE_TICKET_SECRET=0123456789abcdef0123456789abcdef"))
 	want := `callers    at :8080; URLs are made from each request's Host
+protocols  HTTP/1.1 without TLS, over which a browser opens six connections
 operators  at 127.0.0.1:8081: metrics, health, usage
 claude     at https://api.anthropic.com; certificates are checked against the system's authorities
 patience   a stream is given up after 3m without a byte, an answer without streaming after 10m

@@ -32,6 +32,7 @@ type Gateway struct {
 	client  *claude.Client
 	relay   *relay.Relay
 	api     *httpapi.API
+	cert    *certificate // nil without TLS
 	public  net.Listener
 	admin   net.Listener
 	servers [2]*http.Server
@@ -43,6 +44,13 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	log := o.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
+	}
+	var cert *certificate
+	if cfg.Server.TLS != (TLS{}) {
+		var err error
+		if cert, err = newCertificate(cfg.Server.TLS); err != nil {
+			return nil, fmt.Errorf("server.tls: %w", err)
+		}
 	}
 	m := metrics.New(o.Version)
 	client, err := claude.New(claude.Config{BaseURL: cfg.Upstream.BaseURL, APIKey: cfg.Upstream.APIKey, CAFile: cfg.Upstream.CAFile,
@@ -64,36 +72,11 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, limits.New(cfg.Plans), m, log)
 	api := httpapi.New(httpapi.Config{
 		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
-		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), ForwardPaths: cfg.Upstream.ForwardPaths,
+		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), CORSOrigins: cfg.Server.CORSOrigins, ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
 	}, who, streams, client, m, log)
-	return &Gateway{cfg: cfg, log: log, client: client, relay: streams, api: api, demo: o.Demo}, nil
+	return &Gateway{cfg: cfg, log: log, client: client, relay: streams, api: api, cert: cert, demo: o.Demo}, nil
 }
-
-// Listen opens both ports. Run does it where it has not been done.
-func (g *Gateway) Listen() error {
-	var err error
-	if g.public, err = net.Listen("tcp", g.cfg.Server.Listen); err != nil {
-		return fmt.Errorf("server.listen: %w", err)
-	}
-	if g.admin, err = net.Listen("tcp", g.cfg.Server.AdminListen); err != nil {
-		g.public.Close()
-		g.public = nil
-		return fmt.Errorf("server.admin_listen: %w", err)
-	}
-	return nil
-}
-
-// Addr is where callers reach the gateway once it listens, AdminAddr where operators do.
-func (g *Gateway) Addr() net.Addr      { return g.public.Addr() }
-func (g *Gateway) AdminAddr() net.Addr { return g.admin.Addr() }
-
-// What a connection may take before it has said what it wants: slow clients are many, and each costs a goroutine.
-const (
-	headerPatience = 10 * time.Second
-	idlePatience   = 2 * time.Minute
-	maxHeader      = 64 << 10
-)
 
 // lastWords is how long viewers get to read the end of a stream that the process's own end cut off.
 const lastWords = 5 * time.Second
@@ -107,15 +90,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 			return err
 		}
 	}
+	g.servers = [2]*http.Server{g.publicServer(), g.server(g.api.Admin())}
 	failed := make(chan error, len(g.servers))
-	errorLog := slog.NewLogLogger(g.log.Handler(), slog.LevelDebug)
-	for i, s := range []struct {
-		listener net.Listener
-		handler  http.Handler
-	}{{g.public, g.api.Handler()}, {g.admin, g.api.Admin()}} {
-		g.servers[i] = &http.Server{Handler: s.handler, ReadHeaderTimeout: headerPatience, IdleTimeout: idlePatience, MaxHeaderBytes: maxHeader, ErrorLog: errorLog}
-		go func() { failed <- g.servers[i].Serve(s.listener) }()
-	}
+	go func() { failed <- g.servers[0].Serve(g.public) }()
+	go func() { failed <- g.servers[1].Serve(g.admin) }()
 	if g.demo {
 		g.log.Warn("this is a demo: answers are simulated")
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"sync"
@@ -27,6 +28,7 @@ type Config struct {
 	PingInterval time.Duration // a viewer that got no byte for so long gets a ping
 	StallTimeout time.Duration // a viewer that takes no byte for so long is ended
 	AbandonAfter AbandonAfter
+	CORSOrigins  []string     // of the pages that may call from elsewhere, as browsers send them; "*" alone: all, without cookies
 	ForwardPaths []string     // further paths below /v1/ that are forwarded, with all that is below them
 	Page         http.Handler // GET / and what it loads; nil: there is no page
 	PagePaths    []string     // the paths that Page serves
@@ -57,11 +59,14 @@ type API struct {
 
 // New builds the routes.
 func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
-	api := &API{cfg: cfg, auth: a, relay: r, client: client, metrics: m, log: log, echo: echo.New(), origins: http.NewCrossOriginProtection(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
+	api := &API{cfg: cfg, auth: a, relay: r, client: client, metrics: m, log: log, echo: echo.New(), origins: crossOrigin(cfg.CORSOrigins), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
 	e := api.echo
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = api.fail
 	e.Use(api.around)
+	if len(cfg.CORSOrigins) > 0 {
+		e.Use(api.cors())
+	}
 
 	get := func(path string, h echo.HandlerFunc) { e.Match([]string{http.MethodGet, http.MethodHead}, path, h) }
 	e.POST("/v1/messages", api.postMessages)
@@ -86,6 +91,14 @@ func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *met
 
 // Handler serves the public listener.
 func (a *API) Handler() http.Handler { return a.echo }
+
+type connKey struct{}
+
+// ConnContext is the public listener's http.Server.ConnContext: requests that can't take their connection over still
+// want to know it.
+func (a *API) ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
 
 // Drain makes readyz say no. Refusing new streams is the relay's part.
 func (a *API) Drain() { a.draining.Store(true) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"sync/atomic"
@@ -141,6 +142,9 @@ func (a *API) stream(c echo.Context, v *relay.Viewer, events bool, first []byte)
 			a.follow(v, raw, first)
 		}()
 		return nil
+	}
+	if conn, ok := c.Request().Context().Value(connKey{}).(net.Conn); ok && events {
+		limitUnsent(conn) // for all that the connection carries; the windows of HTTP/2 come on top
 	}
 	w, err := newResponse(c, a.cfg.StallTimeout, http.StatusOK)
 	if err != nil {

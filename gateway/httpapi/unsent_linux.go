@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"crypto/tls"
 	"net"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,9 @@ const maxUnsent = 16 << 10
 // limitUnsent bounds what the kernel buffers for this connection: by TCP_NOTSENT_LOWAT, or where the kernel hasn't it by
 // the send buffer. A connection that is not TCP stays as it is.
 func limitUnsent(conn net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return
