@@ -6,7 +6,8 @@
 //	  auth         who calls: keys, tickets, trusted proxies
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
 //	  limits       may they, now: requests a minute, open streams
-//	  claude       the Claude API: open, decode, check, accumulate      -> backoff, metrics
+//	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h2, metrics
+//	  h2           HTTP/2 whose answers are pushed to whoever waits
 //	  backoff      how long to wait
 //	  metrics      every time series
 //	simulator      a Claude that can misbehave; only cli and tests know it

@@ -131,7 +131,7 @@ func TestHTTP2IsSpokenWithoutTLSWhereAProxyDoes(t *testing.T) {
 
 func TestReaderThatStopsOverHTTP2DelaysNobodyAndIsEnded(t *testing.T) {
 	t.Parallel()
-	h := openTLSHouse(t, simulator.New(simulator.Options{}), func(c *gateway.Config) { c.Relay.StallTimeout = 300 * time.Millisecond })
+	h := openTLSHouse(t, simulator.New(simulator.Options{}), func(c *gateway.Config) { c.Relay.StallTimeout = 2 * time.Second })
 	o := h.start(request("fault:giant"))
 	stopped := h.watchURL("GET", o.EventsURL, "", "x-api-key", "") // on the same connection as all others
 	stopped.next()

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"sluice/gateway/backoff"
+	"sluice/gateway/h2"
 	"sluice/gateway/metrics"
 )
 
@@ -46,11 +47,10 @@ func New(cfg Config, m *metrics.Metrics, log *slog.Logger) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{
-			Timeout: 10 * time.Second, KeepAlive: 30 * time.Second,
-		}).DialContext,
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         dialer.DialContext,
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
@@ -61,8 +61,6 @@ func New(cfg Config, m *metrics.Metrics, log *slog.Logger) (*Client, error) {
 		// What a request's headers and a token's frame need: over HTTP/1.1 each open stream holds both buffers.
 		WriteBufferSize: 1 << 10, ReadBufferSize: 2 << 10,
 		MaxResponseHeaderBytes: 64 << 10,
-		// A dead HTTP/2 connection carries a hundred streams: ask it before the silence limit of any of them.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 	}
 	if cfg.CAFile != "" {
 		pool, err := x509.SystemCertPool()
@@ -79,7 +77,7 @@ func New(cfg Config, m *metrics.Metrics, log *slog.Logger) (*Client, error) {
 		t.TLSClientConfig.RootCAs = pool
 	}
 	return &Client{cfg: cfg, base: base, metrics: m, log: log, http: &http.Client{
-		Transport: t,
+		Transport: &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig, Proxy: t.Proxy, Other: t},
 		// A redirect would carry the key to an address that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -191,12 +189,16 @@ func (c *Client) open(parent context.Context, req Request, begun time.Time, h Ha
 		return err
 	}
 	s := newStream(ctx, cancel, w, c.log, resp.Header, h)
-	go push(resp.Body, s)
+	if body, ok := resp.Body.(*h2.Body); ok {
+		body.Push(s)
+	} else {
+		go push(resp.Body, s)
+	}
 	<-s.opened
 	return s.err
 }
 
-// push reads a body for a stream.
+// push reads a body for a stream that came over HTTP/1.1.
 func push(body io.ReadCloser, s *stream) {
 	defer s.failOnPanic()
 	defer body.Close()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"sluice/gateway/h2"
 	"sluice/gateway/simulator"
 )
 
@@ -183,7 +184,7 @@ func TestABrokenHTTP2StreamIsNeverACleanEnd(t *testing.T) {
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	c := client(t, server.URL)
-	c.http.Transport.(*http.Transport).TLSClientConfig = server.Client().Transport.(*http.Transport).TLSClientConfig
+	c.http.Transport.(*h2.Transport).TLS = server.Client().Transport.(*http.Transport).TLSClientConfig
 	s, err := open(t, c, Retry{})
 	if err == nil {
 		_, err = follow(s)

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/gateway/h2"
 	"sluice/gateway/simulator"
 )
 
@@ -50,7 +51,7 @@ func inMemory(t *testing.T, cfg Config, h http.Handler) (c *Client, end func()) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := c.http.Transport.(*http.Transport)
+	transport := c.http.Transport.(*h2.Transport).Other.(*http.Transport)
 	transport.Proxy, transport.DialContext = nil, l.dial
 	return c, func() { c.CloseIdle(); server.Close(); <-done }
 }

@@ -1,0 +1,207 @@
+package h2
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+
+	"golang.org/x/net/http2"
+)
+
+// Sink takes a body as it arrives.
+type Sink interface {
+	// Data gets the next bytes. They are valid during the call, which must not block: it comes on the goroutine that
+	// reads for all answers of the connection.
+	Data(p []byte)
+
+	// End comes once, after the last Data. It is nil if the body is whole.
+	End(err error)
+}
+
+// answer is a request's other half: from the request's end to the end of its body.
+type answer struct {
+	conn *conn
+	id   uint32
+	head bool          // no body comes
+	got  chan struct{} // closed when resp or the error is there
+	resp *http.Response
+
+	window int64 // how much of the request the server takes; guarded by the connection's lock, as are the next two
+	begun  bool  // it has answered
+	unsent bool  // the request is not at its end
+
+	mu       sync.Mutex
+	ready    sync.Cond // something has arrived, or the end has
+	sink     Sink
+	buffer   []byte // what has arrived and nobody has taken
+	taken    int64  // what was taken since the window was last moved
+	received int64
+	over     bool
+	err      error
+	unbind   func() bool // from the request's context
+	handled  bool        // the sink has been told of the end
+}
+
+// bind ends the answer with a context.
+func (a *answer) bind(ctx context.Context) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.over {
+		a.unbind = context.AfterFunc(ctx, func() { a.cancel(context.Cause(ctx)) })
+	}
+}
+
+// begin is the answer's header. It is the reader's, as are data and, but for a cancel, end.
+func (a *answer) begin(resp *http.Response) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		return
+	}
+	resp.Body = &Body{a}
+	if a.head {
+		resp.ContentLength = -1 // of a body that does not come
+	}
+	a.resp = resp
+	close(a.got)
+}
+
+var (
+	errTooFast = errors.New("the server sends more than it may")
+	errEarly   = errors.New("the answer's body came before its header")
+)
+
+func (a *answer) data(p []byte, size int64) error {
+	if a.resp == nil {
+		return errEarly
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		return nil
+	}
+	a.received += int64(len(p))
+	if a.resp.ContentLength >= 0 && a.received > a.resp.ContentLength {
+		return errShort
+	}
+	padding := size - int64(len(p))
+	if a.sink != nil {
+		a.sink.Data(p)
+		a.giveBack(size)
+		return nil
+	}
+	if len(a.buffer)+len(p) > answerWindow {
+		return errTooFast
+	}
+	a.buffer = append(a.buffer, p...)
+	a.giveBack(padding)
+	a.ready.Broadcast()
+	return nil
+}
+
+// giveBack lets the server send as much again. It says so seldom: most answers are smaller than half of the window.
+func (a *answer) giveBack(n int64) {
+	if a.taken += n; a.taken < answerWindow/2 || a.over {
+		return
+	}
+	back := uint32(a.taken)
+	a.taken = 0
+	a.conn.write(func() error { return a.conn.framer.WriteWindowUpdate(a.id, back) })
+}
+
+// end is the answer's end, once; later ones change nothing.
+func (a *answer) end(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		return
+	}
+	a.over = true
+	if err == nil && a.resp != nil && a.resp.ContentLength >= 0 && a.received != a.resp.ContentLength {
+		err = errShort
+	}
+	a.err = err
+	if a.resp == nil {
+		if a.err == nil {
+			a.err = io.ErrUnexpectedEOF
+		}
+		close(a.got)
+	}
+	if a.unbind != nil {
+		a.unbind()
+	}
+	a.ready.Broadcast()
+	a.tell()
+}
+
+// tell tells the sink of the end.
+func (a *answer) tell() {
+	if a.over && a.sink != nil && !a.handled {
+		a.handled = true
+		a.sink.End(a.err)
+	}
+}
+
+func (a *answer) failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// cancel ends an answer that nobody wants any more, at the server too.
+func (a *answer) cancel(err error) {
+	if a.conn.forget(a) {
+		a.end(err)
+		a.conn.reset(a.id, http2.ErrCodeCancel)
+	}
+}
+
+// Body is an answer's body: it is read, or it is pushed.
+type Body struct{ answer *answer }
+
+// Push hands the rest of the body to a sink: what has arrived at once, the rest as it comes, on the connection's reader.
+// It must not be called twice, nor beside Read.
+func (b *Body) Push(s Sink) {
+	a := b.answer
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sink = s
+	if len(a.buffer) > 0 {
+		s.Data(a.buffer)
+		a.giveBack(int64(len(a.buffer)))
+		a.buffer = nil
+	}
+	a.tell()
+}
+
+// Read is io.Reader's.
+func (b *Body) Read(p []byte) (int, error) {
+	a := b.answer
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.buffer) == 0 && !a.over {
+		a.ready.Wait()
+	}
+	if len(a.buffer) == 0 {
+		if a.err != nil {
+			return 0, a.err
+		}
+		return 0, io.EOF
+	}
+	n := copy(p, a.buffer)
+	if a.buffer = a.buffer[n:]; len(a.buffer) == 0 {
+		a.buffer = nil
+	}
+	a.giveBack(int64(n))
+	return n, nil
+}
+
+var errClosed = errors.New("the body was closed")
+
+// Close ends the answer where it has not ended.
+func (b *Body) Close() error {
+	b.answer.cancel(errClosed)
+	return nil
+}

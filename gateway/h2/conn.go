@@ -1,0 +1,369 @@
+package h2
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+const (
+	// answerWindow is how much of an answer may arrive that nobody has taken. It bounds what a body holds that is read
+	// slowly; one that is pushed holds nothing.
+	answerWindow = 256 << 10
+
+	// connWindow is the same for a whole connection. Answers have their own bound, and one that is read slowly must not
+	// stop the others.
+	connWindow = 1 << 30
+
+	// maxHeader bounds an answer's header.
+	maxHeader = 64 << 10
+
+	// A connection whose server has said nothing for silence is asked with a ping. One that doesn't answer within
+	// pingTime is dead, and so are up to some hundred answers on it.
+	silence  = 30 * time.Second
+	pingTime = 15 * time.Second
+
+	// writeTime is how long a server may refuse to take bytes.
+	writeTime = 30 * time.Second
+)
+
+// conn is one connection. Its reader is the only goroutine that it has.
+type conn struct {
+	nc      net.Conn
+	removed func(*conn) // called once, when no further request is taken
+
+	// wmu guards writing. Ids go out in order, so they are given under it.
+	wmu    sync.Mutex
+	out    *bufio.Writer
+	framer *http2.Framer // which the reader reads with
+	fields *hpack.Encoder
+	block  bytes.Buffer
+
+	mu       sync.Mutex
+	moved    sync.Cond // a window has moved, or something has ended
+	answers  map[uint32]*answer
+	next     uint32
+	reserved int
+	most     int         // answers that the server allows at once
+	window   int64       // how much of requests' bodies it takes, of all together
+	initial  int64       // of each
+	frame    int         // bytes of its largest frame
+	closing  bool        // takes no further request
+	err      error       // why it is over
+	taken    int64       // what arrived since the window was last moved; the reader's alone
+	heard    atomic.Bool // something has arrived since the last look
+	pinged   bool        // nothing had, so the server was asked; the look's alone
+	look     *time.Timer
+	idle     *time.Timer
+}
+
+func newConn(nc net.Conn, removed func(*conn)) (*conn, error) {
+	c := &conn{nc: nc, removed: removed, out: bufio.NewWriterSize(nc, 4<<10), answers: make(map[uint32]*answer), next: 1,
+		most: assumedStreams, window: 65535, initial: 65535, frame: 16 << 10} // RFC 9113 §6.5.2, §6.9.2
+	c.moved.L = &c.mu
+	c.framer = http2.NewFramer(c.out, bufio.NewReaderSize(nc, 16<<10))
+	c.framer.SetReuseFrames()
+	c.framer.SetMaxReadFrameSize(16 << 10) // what a server may send that was told nothing else
+	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	c.framer.MaxHeaderListSize = maxHeader
+	c.fields = hpack.NewEncoder(&c.block)
+	c.look = time.AfterFunc(silence, c.ask)
+	c.idle = time.AfterFunc(idleTime, c.closeIdle)
+	err := c.write(func() error {
+		c.out.WriteString(http2.ClientPreface)
+		if err := c.framer.WriteSettings(
+			http2.Setting{ID: http2.SettingEnablePush, Val: 0},
+			http2.Setting{ID: http2.SettingInitialWindowSize, Val: answerWindow},
+			http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeader},
+		); err != nil {
+			return err
+		}
+		return c.framer.WriteWindowUpdate(0, connWindow-65535)
+	})
+	if err != nil {
+		c.fail(err)
+	}
+	return c, err
+}
+
+// write lets do write frames, alone, and sends them.
+func (c *conn) write(do func() error) error {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	return c.writeLocked(do)
+}
+
+func (c *conn) writeLocked(do func() error) error {
+	c.nc.SetWriteDeadline(time.Now().Add(writeTime))
+	err := do()
+	if err == nil {
+		err = c.out.Flush()
+	}
+	if err != nil {
+		c.nc.Close() // the reader sees it, and ends everything
+	}
+	return err
+}
+
+// reserve takes the room of one answer.
+func (c *conn) reserve() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing || len(c.answers)+c.reserved >= c.most {
+		return false
+	}
+	c.reserved++
+	c.idle.Stop()
+	return true
+}
+
+// roundTrip sends a request in a place that was reserved.
+func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
+	defer closeBody(req)
+	a := &answer{conn: c, head: req.Method == http.MethodHead, got: make(chan struct{})}
+	a.ready.L = &a.mu
+	fields, err := requestFields(req)
+	if err == nil {
+		err = c.sendHeader(a, fields, hasBody(req))
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.bind(req.Context()) // from here the answer ends with the request's context, whenever that is
+	if err := c.sendBody(a, req); err != nil {
+		a.cancel(err)
+	}
+	<-a.got
+	if a.resp == nil {
+		return nil, a.failure()
+	}
+	a.resp.Request = req
+	return a.resp, nil
+}
+
+func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
+
+// perConnection are fields that HTTP/2 does not have (RFC 9113 §8.2.2), or has under other names.
+var perConnection = map[string]bool{"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Transfer-Encoding": true, "Upgrade": true, "Host": true, "Content-Length": true}
+
+func requestFields(req *http.Request) ([]hpack.HeaderField, error) {
+	authority := req.Host
+	if authority == "" {
+		authority = req.URL.Host
+	}
+	fields := []hpack.HeaderField{{Name: ":authority", Value: authority}, {Name: ":method", Value: req.Method}, {Name: ":path", Value: req.URL.RequestURI()}, {Name: ":scheme", Value: "https"}}
+	for name, values := range req.Header {
+		if perConnection[name] {
+			continue
+		}
+		if !httpguts.ValidHeaderFieldName(name) {
+			return nil, fmt.Errorf("the request has a header field with the name %q", name)
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return nil, fmt.Errorf("the request's header field %s has a value that is none", name)
+			}
+			// What is secret stays out of the compression's table (RFC 7541 §7.1.3).
+			fields = append(fields, hpack.HeaderField{Name: strings.ToLower(name), Value: v, Sensitive: name == "X-Api-Key" || name == "Authorization"})
+		}
+	}
+	if hasBody(req) && req.ContentLength > 0 {
+		fields = append(fields, hpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(req.ContentLength, 10)})
+	}
+	return fields, nil
+}
+
+// sendHeader gives the answer its id, and sends the request's header.
+func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool) error {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	a.unsent = body
+	frame, err := c.begin(a)
+	if err != nil {
+		return err
+	}
+	c.block.Reset()
+	for _, f := range fields {
+		c.fields.WriteField(f) // to memory
+	}
+	// A failure has closed the connection, and ends the answer from there.
+	c.writeLocked(func() error {
+		rest := c.block.Bytes()
+		part := rest[:min(len(rest), frame)]
+		rest = rest[len(part):]
+		err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: a.id, BlockFragment: part, EndStream: !body, EndHeaders: len(rest) == 0})
+		for err == nil && len(rest) > 0 {
+			part = rest[:min(len(rest), frame)]
+			rest = rest[len(part):]
+			err = c.framer.WriteContinuation(a.id, len(rest) == 0, part)
+		}
+		return err
+	})
+	return nil
+}
+
+// begin puts an answer into its reserved place. wmu must be held: ids go out in their order.
+func (c *conn) begin(a *answer) (frame int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved--
+	if c.closing {
+		c.emptyLocked()
+		return 0, errUntouched
+	}
+	a.id, a.window = c.next, c.initial
+	c.answers[a.id] = a
+	if c.next += 2; c.next >= 1<<31-1 {
+		c.closing = true
+		go c.removed(c)
+	}
+	return c.frame, nil
+}
+
+// sendBody sends the request's body as the server's windows allow. It stops where the answer has begun: the server has
+// not waited for it.
+func (c *conn) sendBody(a *answer, req *http.Request) error {
+	if !hasBody(req) {
+		return nil
+	}
+	buffer := make([]byte, min(16<<10, max(1<<10, req.ContentLength+1)))
+	for {
+		n, err := req.Body.Read(buffer)
+		over := err == io.EOF
+		if err != nil && !over {
+			return fmt.Errorf("the request's body: %w", err)
+		}
+		for part := buffer[:n]; len(part) > 0 || over; {
+			room, ok := c.take(a, len(part))
+			if !ok {
+				return nil
+			}
+			last := over && room == len(part)
+			if err := c.write(func() error { return c.framer.WriteData(a.id, last, part[:room]) }); err != nil {
+				return err
+			}
+			part = part[room:]
+			if last {
+				c.mu.Lock()
+				a.unsent = false
+				c.mu.Unlock()
+				return nil
+			}
+		}
+	}
+}
+
+// take waits until something of want fits into the windows, and takes it. It is not ok where no more is to be sent.
+func (c *conn) take(a *answer, want int) (room int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if c.answers[a.id] != a || a.begun {
+			return 0, false
+		}
+		if room = int(min(int64(want), int64(c.frame), c.window, a.window)); room > 0 || want == 0 {
+			c.window -= int64(room)
+			a.window -= int64(room)
+			return room, true
+		}
+		c.moved.Wait()
+	}
+}
+
+// forget takes an answer off the connection. An answer that is not over at the server must be reset.
+func (c *conn) forget(a *answer) (was bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answers[a.id] != a {
+		return false
+	}
+	delete(c.answers, a.id)
+	c.moved.Broadcast()
+	c.emptyLocked()
+	return true
+}
+
+// emptyLocked looks whether the connection carries anything yet.
+func (c *conn) emptyLocked() {
+	switch {
+	case len(c.answers)+c.reserved > 0:
+	case c.closing:
+		c.nc.Close()
+	default:
+		c.idle.Reset(idleTime)
+	}
+}
+
+func (c *conn) reset(id uint32, code http2.ErrCode) {
+	c.write(func() error { return c.framer.WriteRSTStream(id, code) })
+}
+
+// closeIdle closes a connection that carries nothing.
+func (c *conn) closeIdle() {
+	c.mu.Lock()
+	idle := len(c.answers)+c.reserved == 0 && !c.closing
+	if idle {
+		c.closing = true
+	}
+	c.mu.Unlock()
+	if idle {
+		c.removed(c)
+		c.nc.Close()
+	}
+}
+
+// ask looks whether the server still lives.
+func (c *conn) ask() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch heard := c.heard.Swap(false); {
+	case c.err != nil:
+	case heard:
+		c.pinged = false
+		c.look.Reset(silence)
+	case c.pinged:
+		c.nc.Close()
+	default:
+		c.pinged = true
+		c.look.Reset(pingTime)
+		go c.write(func() error { return c.framer.WritePing(false, [8]byte{'s', 'l', 'u', 'i', 'c', 'e'}) })
+	}
+}
+
+var errLost = errors.New("the connection to the server was lost")
+
+// fail ends the connection and all its answers.
+func (c *conn) fail(err error) {
+	c.nc.Close()
+	c.mu.Lock()
+	closing := c.closing
+	c.closing, c.err = true, err
+	var left []*answer
+	for _, a := range c.answers {
+		left = append(left, a)
+	}
+	clear(c.answers)
+	c.look.Stop()
+	c.idle.Stop()
+	c.moved.Broadcast()
+	c.mu.Unlock()
+	if !closing {
+		c.removed(c)
+	}
+	for _, a := range left {
+		a.end(fmt.Errorf("%w: %w", errLost, err))
+	}
+}

@@ -1,0 +1,230 @@
+package h2
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Transport is an http.RoundTripper. It is safe for use by many goroutines. The fields must not change after the first
+// call.
+type Transport struct {
+	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	TLS   *tls.Config // NextProtos is set by the transport
+	Proxy func(*http.Request) (*url.URL, error)
+	Other http.RoundTripper // for http URLs, for what goes through a proxy, and for servers that do not speak HTTP/2
+
+	mu    sync.Mutex
+	hosts map[string]*host
+}
+
+const (
+	// handshakeTime bounds a connection's making, beside what Dial takes.
+	handshakeTime = 10 * time.Second
+
+	// idleTime is how long a connection without answers is kept.
+	idleTime = 90 * time.Second
+
+	// otherTime is how long a server that did not choose HTTP/2 is not asked again.
+	otherTime = 10 * time.Minute
+
+	// attempts is how often a request is sent that the server says it has not looked at (RFC 9113 §8.7).
+	attempts = 3
+
+	// assumedStreams is how many answers a new connection is expected to carry, before its server has said so.
+	assumedStreams = 100
+)
+
+// host is what is known of one server.
+type host struct {
+	conns   []*conn
+	dials   int           // under way
+	waiting int           // requests that wait for a connection
+	changed chan struct{} // closed when any of this has, and replaced
+	err     error         // why the last dial failed
+	failed  int           // how many have
+	other   time.Time     // until when it is known not to speak HTTP/2
+}
+
+var (
+	errOther     = errors.New("the server does not speak HTTP/2")
+	errUntouched = errors.New("the server has not looked at the request")
+)
+
+// RoundTrip sends a request and returns once the answer's header is there. The answer's body is a *Body if it came over
+// HTTP/2. A request that the server has not looked at is sent again, if its body can be had again.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" {
+		return t.Other.RoundTrip(req)
+	}
+	if t.Proxy != nil {
+		if via, err := t.Proxy(req); err != nil || via != nil {
+			return t.Other.RoundTrip(req) // which asks again, and says what is wrong
+		}
+	}
+	for attempt := 1; ; attempt++ {
+		c, err := t.conn(req.Context(), address(req.URL))
+		if err == errOther {
+			return t.Other.RoundTrip(req)
+		}
+		if err != nil {
+			closeBody(req)
+			return nil, err
+		}
+		resp, err := c.roundTrip(req)
+		if err == nil || !errors.Is(err, errUntouched) || attempt == attempts {
+			return resp, err
+		}
+		if req.Body != nil && req.Body != http.NoBody {
+			if req.GetBody == nil {
+				return nil, err
+			}
+			again := *req
+			if again.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+			req = &again
+		}
+	}
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+func address(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// CloseIdleConnections closes the connections that carry nothing. http.Client passes its own call on.
+func (t *Transport) CloseIdleConnections() {
+	t.mu.Lock()
+	var conns []*conn
+	for _, h := range t.hosts {
+		conns = append(conns, h.conns...)
+	}
+	t.mu.Unlock()
+	for _, c := range conns {
+		c.closeIdle()
+	}
+	if other, ok := t.Other.(interface{ CloseIdleConnections() }); ok {
+		other.CloseIdleConnections()
+	}
+}
+
+// conn finds a connection with room for one more answer, and takes that room. It dials as many as the waiting requests
+// will need.
+func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.hosts == nil {
+		t.hosts = make(map[string]*host)
+	}
+	h := t.hosts[address]
+	if h == nil {
+		h = &host{changed: make(chan struct{})}
+		t.hosts[address] = h
+	}
+	h.waiting++
+	defer func() { h.waiting-- }()
+	failed := h.failed
+	for {
+		if time.Now().Before(h.other) {
+			return nil, errOther
+		}
+		for _, c := range h.conns {
+			if c.reserve() {
+				return c, nil
+			}
+		}
+		if h.failed != failed && h.dials == 0 {
+			return nil, h.err
+		}
+		if h.dials*assumedStreams < h.waiting {
+			h.dials++
+			go t.dial(address, h)
+		}
+		changed := h.changed
+		t.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		t.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (h *host) change() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// dial makes one more connection. It is for all that wait, so no request's end is its own.
+func (t *Transport) dial(address string, h *host) {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
+	defer cancel()
+	nc, err := t.handshake(ctx, address)
+	var c *conn
+	if err == nil {
+		c, err = newConn(nc, func(c *conn) { t.remove(h, c) })
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h.dials--
+	switch {
+	case err == errOther:
+		h.other = time.Now().Add(otherTime)
+	case err != nil:
+		h.err = err
+		h.failed++
+	default:
+		h.conns = append(h.conns, c)
+		go c.read()
+	}
+	h.change()
+}
+
+func (t *Transport) handshake(ctx context.Context, address string) (net.Conn, error) {
+	raw, err := t.Dial(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	cfg := t.TLS.Clone()
+	cfg.NextProtos = []string{"h2", "http/1.1"}
+	if cfg.ServerName == "" {
+		cfg.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	nc := tls.Client(raw, cfg)
+	if err := nc.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	if nc.ConnectionState().NegotiatedProtocol != "h2" {
+		nc.Close()
+		return nil, errOther
+	}
+	return nc, nil
+}
+
+// remove forgets a connection that takes no further request.
+func (t *Transport) remove(h *host, c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h.conns = slices.DeleteFunc(h.conns, func(other *conn) bool { return other == c })
+	h.change()
+}
