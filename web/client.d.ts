@@ -6,7 +6,7 @@ export interface ClientOptions {
   /** Sent as `x-api-key`. Where a session or a proxy says who calls, there is none. */
   apiKey?: string;
   /** Sent with every request to baseURL's origin, and to no other. */
-  headers?: HeadersInit;
+  headers?: Record<string, string>;
   /** As in fetch; "include" sends cookies to another origin. */
   credentials?: RequestCredentials;
   /** Used instead of the global fetch. */
@@ -19,8 +19,8 @@ export interface ClientOptions {
   /** How many milliseconds a request may take that is not the reading of events. Default 600,000, as in the SDK. */
   timeout?: number;
   /**
-   * How often in a row a stream reconnects without an event in between before it fails with an APIConnectionError.
-   * Default 10, which with the waits in between takes about four minutes.
+   * How often in a row a stream reconnects in vain before it fails with the last error. Any event, a ping too, ends the
+   * row. Default 10, which with the waits in between takes about four minutes.
    */
   maxReconnects?: number;
   /**
@@ -31,8 +31,8 @@ export interface ClientOptions {
 }
 
 export interface RequestOptions {
-  signal?: AbortSignal | null;
-  headers?: HeadersInit;
+  signal?: AbortSignal;
+  headers?: Record<string, string>;
 }
 
 export interface StreamOptions extends RequestOptions {
@@ -43,7 +43,7 @@ export interface StreamOptions extends RequestOptions {
 export interface ResumeOptions {
   /** The last event that you have. Without it everything comes again, what has waited in few frames. */
   lastEventId?: string;
-  signal?: AbortSignal | null;
+  signal?: AbortSignal;
   /** The stream's id; default: as eventsUrl has it. */
   id?: string;
 }
@@ -75,7 +75,7 @@ export interface StreamObject {
 
 export default class Sluice {
   constructor(options?: ClientOptions);
-  readonly baseURL: string;
+  readonly baseURL: URL;
 
   /**
    * Starts a stream and reads it. The promise is kept once the first event is there (or `relay.hold` is over), and
@@ -90,10 +90,9 @@ export default class Sluice {
    */
   resume(eventsUrl: string | URL, options?: ResumeOptions): MessageStream;
 
-  /** Calls another route, with the same key, retries and errors. Gives the answer's JSON. */
+  /** Calls another route ("/v1/models"), with the same key, retries and errors. Gives the answer's JSON. */
   request<T = any>(options: RequestOptions & { method: string; path: string; body?: unknown }): Promise<T>;
 }
-export { Sluice };
 
 export interface MessageStreamEvents {
   /** The events are being read: at first, and after each reconnection. */
@@ -188,9 +187,9 @@ export class MessageStream implements AsyncIterable<MessageStreamEvent | ResyncE
 
 /** An error in Anthropic's shape. */
 export class APIError extends Error {
-  constructor(status: number | undefined, error: unknown, message?: string, headers?: Headers, type?: string | null);
-  /** `rate_limit_error`, `overloaded_error`, `canceled_error`, … */
-  readonly type: string | null;
+  constructor(message?: string, fields?: { type?: string; status?: number; headers?: Headers; error?: unknown; cause?: unknown });
+  /** `rate_limit_error`, `overloaded_error`, `canceled_error`, …; `api_error` where the answer has none. */
+  readonly type: string;
   /** The answer's status; undefined for an error event. */
   readonly status: number | undefined;
   readonly headers: Headers | undefined;

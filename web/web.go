@@ -1,4 +1,5 @@
-// Package web holds the page that a browser gets from the gateway, embedded in the binary.
+// Package web holds what a browser gets from the gateway, embedded in the binary: the page, and the client module with
+// its types.
 package web
 
 import (
@@ -11,11 +12,11 @@ import (
 	"time"
 )
 
-//go:embed index.html page.js page.css
+//go:embed index.html page.js page.css client.js client.d.ts
 var files embed.FS
 
 // Paths are what Handler serves.
-var Paths = []string{"/", "/page.js", "/page.css"}
+var Paths = []string{"/", "/page.js", "/page.css", "/client.js", "/client.d.ts"}
 
 // Options are what the page says.
 type Options struct {
@@ -32,11 +33,17 @@ type asset struct {
 	contentType string
 	tag         string
 	body        []byte
+	shared      bool // with pages of other origins
 }
 
 func newAsset(contentType string, body []byte) asset {
 	sum := sha256.Sum256(body)
-	return asset{contentType, `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, body}
+	return asset{contentType: contentType, tag: `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, body: body}
+}
+
+func (a asset) share() asset {
+	a.shared = true
+	return a
 }
 
 // Handler serves the page. It is public: there is no secret in it. It may serve many requests at once.
@@ -49,6 +56,9 @@ func Handler(o Options) http.Handler {
 		"/":         newAsset("text/html; charset=utf-8", index.Bytes()),
 		"/page.js":  newAsset("text/javascript; charset=utf-8", read("page.js")),
 		"/page.css": newAsset("text/css; charset=utf-8", read("page.css")),
+		// An application on another origin imports these two.
+		"/client.js":   newAsset("text/javascript; charset=utf-8", read("client.js")).share(),
+		"/client.d.ts": newAsset("text/plain; charset=utf-8", read("client.d.ts")).share(),
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, ok := assets[r.URL.Path]
@@ -64,6 +74,10 @@ func Handler(o Options) http.Handler {
 		h.Set("Cache-Control", "no-cache")
 		h.Set("Content-Type", a.contentType)
 		h.Set("ETag", a.tag)
+		if a.shared {
+			h.Set("Access-Control-Allow-Origin", "*")
+			h.Set("Cross-Origin-Resource-Policy", "cross-origin")
+		}
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.body))
 	})
 }

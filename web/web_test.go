@@ -39,6 +39,9 @@ func TestEveryPathIsServed(t *testing.T) {
 		"/":         "text/html; charset=utf-8",
 		"/page.js":  "text/javascript; charset=utf-8",
 		"/page.css": "text/css; charset=utf-8",
+
+		"/client.js":   "text/javascript; charset=utf-8",
+		"/client.d.ts": "text/plain; charset=utf-8",
 	}
 	for _, path := range Paths {
 		resp := request(t, Options{}, http.MethodGet, path, nil)
