@@ -26,7 +26,18 @@ import (
 // The whole-house tests: the real gateway on the loopback, before a simulated or scripted Claude, read as a browser, an
 // SDK or an attacker would.
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(suite{m}) }
+
+// suite closes what its tests share.
+type suite struct{ *testing.M }
+
+func (s suite) Run() int {
+	code := s.M.Run()
+	if chromium.close != nil {
+		chromium.close()
+	}
+	return code
+}
 
 // What no log line may ever hold.
 const (
@@ -55,6 +66,11 @@ type house struct {
 // openHouse starts a gateway before the given Claude. Its plan limits nothing; the changes come last.
 func openHouse(t testing.TB, claude http.Handler, changes ...func(*gateway.Config)) *house {
 	t.Helper()
+	return openHouseWith(t, gateway.Options{}, claude, changes...)
+}
+
+func openHouseWith(t testing.TB, o gateway.Options, claude http.Handler, changes ...func(*gateway.Config)) *house {
+	t.Helper()
 	h := &house{t: t, upstream: listen(claude), log: &journal{}, stopped: make(chan error, 1)}
 	cfg := gateway.Defaults()
 	cfg.Server.Listen, cfg.Server.AdminListen = "127.0.0.1:0", "127.0.0.1:0"
@@ -65,7 +81,8 @@ func openHouse(t testing.TB, claude http.Handler, changes ...func(*gateway.Confi
 	for _, change := range changes {
 		change(&cfg)
 	}
-	g, err := gateway.New(cfg, gateway.Options{Version: "test", Log: slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	o.Version, o.Log = "test", slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	g, err := gateway.New(cfg, o)
 	if err == nil {
 		err = g.Listen()
 	}
