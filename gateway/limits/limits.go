@@ -1,8 +1,9 @@
 // Package limits says whether an owner may start one more stream now: how many requests it makes in a minute, and how
 // many streams it has open. A Grant is the permission; it travels with the stream and gives the slot back at its end.
+// What has been granted may have to wait for its turn at the upstream: Queue says how long, and a Permit is the place.
 //
-// Nothing runs in the background, and the only clock is time.Now. Limits are per process: two replicas allow twice as
-// much.
+// Nothing runs in the background but a timer while somebody waits, and the only clock is time.Now. Limits are per process:
+// two replicas allow twice as much.
 package limits
 
 import (
