@@ -93,6 +93,24 @@ type Request struct {
 	Path   string
 	Header http.Header
 	Body   []byte
+	Place  Place // nil: it needs none
+}
+
+// Place is a request's place at the upstream: each attempt needs one, as long as its answer lasts.
+type Place interface {
+	// Take waits for the place. release gives it back, and may be called more than once, also after the next Take. An
+	// error of the first Take is that of the call; where a further attempt gets none, the upstream's last word stands.
+	Take(ctx context.Context) (release func(), err error)
+
+	// Refused says that the upstream has answered with 429 or 529 and has asked for a pause.
+	Refused(status int, pause time.Duration)
+}
+
+func (r Request) take(ctx context.Context) (release func(), err error) {
+	if r.Place == nil {
+		return func() {}, nil
+	}
+	return r.Place.Take(ctx)
 }
 
 // Retry says which failures are tried again before the first event, how often, and until when.
@@ -112,12 +130,16 @@ func SafeStatus(status int) bool {
 // is repeated only here: nothing has been relayed yet. Canceling the context ends the stream at any time.
 func (c *Client) Open(ctx context.Context, req Request, retry Retry, h Handler) error {
 	begun := time.Now()
+	release, err := req.take(ctx)
+	if err != nil {
+		return err
+	}
 	for attempt := 0; ; attempt++ {
-		err := c.open(ctx, req, begun, h)
+		err := c.open(ctx, req, begun, release, h)
 		if err == nil {
 			return nil
 		}
-		if attempt < retry.Max && c.again(ctx, err, attempt, retry) {
+		if release = c.again(ctx, req, err, attempt, retry); release != nil {
 			continue
 		}
 		if cause := context.Cause(ctx); cause != nil {
@@ -127,13 +149,15 @@ func (c *Client) Open(ctx context.Context, req Request, retry Retry, h Handler) 
 	}
 }
 
-// again waits before the next attempt, and reports whether there is to be one.
-func (c *Client) again(ctx context.Context, err error, attempt int, retry Retry) bool {
+// again waits before the next attempt and takes its place. It is nil if there is to be none.
+func (c *Client) again(ctx context.Context, req Request, err error, attempt int, retry Retry) (release func()) {
 	reason := ""
 	var e *Error
 	switch {
+	case attempt >= retry.Max:
+		return nil
 	case errors.Is(err, errSilent):
-		return false // it has cost the whole patience already
+		return nil // it has cost the whole patience already
 	case errors.Is(err, errConnection):
 		reason = "connection"
 	case errors.As(err, &e) && errors.Is(err, errFirstEvent) && e.Type == Overloaded:
@@ -141,30 +165,33 @@ func (c *Client) again(ctx context.Context, err error, attempt int, retry Retry)
 	case e != nil && e.answered != 0 && retry.Statuses != nil && retry.Statuses(e.answered):
 		reason = strconv.Itoa(e.Status)
 	default:
-		return false
+		return nil
 	}
 	wait := backoff.Delay(attempt, rand.Float64())
 	if e != nil {
 		if e.Header.Get("X-Should-Retry") == "false" {
-			return false
+			return nil
 		}
 		if d, ok := backoff.RetryAfter(e.Header, time.Now()); ok {
 			wait = d
 		}
 	}
 	if !retry.Until.IsZero() && time.Now().Add(wait).After(retry.Until) {
-		return false
+		return nil
 	}
 	c.log.Info("upstream request is repeated", "attempt", attempt+2, "wait", wait.Round(time.Millisecond), "reason", err)
-	c.metrics.UpstreamRetry(reason)
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
 	case <-ctx.Done():
-		return false
+		return nil
 	}
+	if release, err = req.take(ctx); err != nil {
+		return nil
+	}
+	c.metrics.UpstreamRetry(reason)
+	return release
 }
 
 // What again must tell apart; causes inside an *Error.
@@ -173,7 +200,14 @@ var (
 	errFirstEvent = errors.New("an error as first event")
 )
 
-func (c *Client) open(parent context.Context, req Request, begun time.Time, h Handler) error {
+// open makes one attempt, which has its place already.
+func (c *Client) open(parent context.Context, req Request, begun time.Time, release func(), h Handler) error {
+	reading := false
+	defer func() {
+		if !reading {
+			release()
+		}
+	}()
 	ctx, cancel := context.WithCancelCause(parent)
 	w := startWatch(c.cfg.Silence, cancel)
 	resp, err := c.send(ctx, req)
@@ -189,17 +223,29 @@ func (c *Client) open(parent context.Context, req Request, begun time.Time, h Ha
 		return err
 	}
 	s := newStream(ctx, cancel, w, c.log, resp.Header, h)
+	reading = true
 	if body, ok := resp.Body.(*h2.Body); ok {
-		body.Push(s)
+		body.Push(placed{s, release})
 	} else {
-		go push(resp.Body, s)
+		go push(resp.Body, placed{s, release})
 	}
 	<-s.opened
 	return s.err
 }
 
+// placed is a stream whose place at the upstream is free when its body is over.
+type placed struct {
+	*stream
+	release func()
+}
+
+func (p placed) End(err error) {
+	defer p.release()
+	p.stream.End(err)
+}
+
 // push reads a body for a stream that came over HTTP/1.1.
-func push(body io.ReadCloser, s *stream) {
+func push(body io.ReadCloser, s placed) {
 	defer s.failOnPanic()
 	defer body.Close()
 	b := make([]byte, 4<<10)

@@ -11,12 +11,26 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"time"
+
+	"sluice/gateway/backoff"
 )
 
-// Do makes a call whose answer is not a stream, within Config.Timeout. The body is decoded as it is read and must be
-// closed. Answers other than 2xx are an *Error. A failed connection is tried once more.
+// Do makes a call whose answer is not a stream, within Config.Timeout once it has its place. The body is decoded as it is
+// read and must be closed. Answers other than 2xx are an *Error. A failed connection is tried once more.
 func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
+	release, err := req.take(ctx)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Timeout, errSilent)
+	answered := false
+	defer func() {
+		if !answered {
+			cancel()
+			release()
+		}
+	}()
 	for attempt := 0; ; attempt++ {
 		resp, err := c.send(ctx, req)
 		if err == nil {
@@ -31,23 +45,26 @@ func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
 				} else {
 					s.sniffed = true // a file that was asked for may be gzip itself
 				}
-				resp.Body = &answer{source: s, body: resp.Body, ctx: ctx, cancel: cancel}
+				resp.Body = &answer{source: s, body: resp.Body, ctx: ctx, cancel: func() { cancel(); release() }}
+				answered = true
 				return resp, nil
 			}
 		}
-		if attempt >= 1 || !c.again(ctx, err, attempt, Retry{Max: 1}) {
-			cancel()
+		release()
+		next := c.again(ctx, req, err, attempt, Retry{Max: 1})
+		if next == nil {
 			return nil, err
 		}
+		release = next
 	}
 }
 
-// answer is the body of a call that is not a stream: decompressed, and bound to the call's timeout.
+// answer is the body of a call that is not a stream: decompressed, and bound to the call's timeout and place.
 type answer struct {
 	source *source
 	body   io.Closer
 	ctx    context.Context
-	cancel context.CancelFunc
+	cancel func() // gives back both
 }
 
 func (a *answer) Read(p []byte) (int, error) {
@@ -147,6 +164,11 @@ func (c *Client) send(ctx context.Context, req Request) (*http.Response, error) 
 		return nil, &Error{Type: APIError, Status: http.StatusBadGateway, Message: "The upstream can't be reached.", Cause: fmt.Errorf("%w: %w", errConnection, err)}
 	}
 	c.metrics.UpstreamRequest(resp.StatusCode)
+	if req.Place != nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == 529) {
+		if pause, ok := backoff.RetryAfter(resp.Header, time.Now()); ok {
+			req.Place.Refused(resp.StatusCode, pause)
+		}
+	}
 	switch {
 	case resp.StatusCode >= 200 && resp.StatusCode < 300:
 		return resp, nil
