@@ -42,12 +42,14 @@ type TLS struct{ CertFile, KeyFile string }
 
 // Upstream is where Claude is reached.
 type Upstream struct {
-	BaseURL      string // http or https, without query, credentials or a final slash
-	APIKey       string
-	CAFile       string        // PEM; empty: the system's authorities
-	StallTimeout time.Duration // a stream without a byte for this long has died
-	Timeout      time.Duration // for a whole answer that is not streamed
-	ForwardPaths []string      // clean paths below /v1/
+	BaseURL       string // http or https, without query, credentials or a final slash
+	APIKey        string
+	CAFile        string        // PEM; empty: the system's authorities
+	MaxConcurrent int           // requests that generate, at once; 0: no limit
+	QueueWait     time.Duration // how long further ones wait; 0: not at all; else less than Relay.Hold
+	StallTimeout  time.Duration // a stream without a byte for this long has died
+	Timeout       time.Duration // for a whole answer that is not streamed
+	ForwardPaths  []string      // clean paths below /v1/
 }
 
 // Auth is who may call.
@@ -110,6 +112,7 @@ func Defaults() Config {
 		},
 		Upstream: Upstream{
 			BaseURL:      "https://api.anthropic.com",
+			QueueWait:    8 * time.Second,
 			StallTimeout: 180 * time.Second,
 			Timeout:      10 * time.Minute,
 		},

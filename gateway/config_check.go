@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -19,6 +20,10 @@ func (d *decoder) check() {
 		d.failNear("is the address of server.listen too; write another port", "server.admin_listen", "server.listen")
 	}
 	d.checkTLS()
+	if wait, hold := c.Upstream.QueueWait, c.Relay.Hold; wait > 0 && wait >= hold {
+		d.failNear(fmt.Sprintf("is %s, and relay.hold is %s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",
+			shortDuration(wait), shortDuration(hold)), "upstream.queue_wait", "relay.hold")
+	}
 	d.checkPlans()
 	if len(c.Auth.Keys) == 0 {
 		d.warn(d.near("auth.keys", "auth"), "is empty, so nobody can call; `sluice key` makes a key and its entry")

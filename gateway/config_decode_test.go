@@ -56,8 +56,8 @@ var badInputs = []struct {
 	{"odd key", "log: {\"a\\nb\": red}", []string{
 		"c.yaml:1:7: log.?: unknown key; known here: format and level",
 	}},
-	{"not yet", "upstream: {queue_wait: 8s}", []string{
-		"c.yaml:1:12: upstream.queue_wait: this version does not have it; remove it",
+	{"not yet", "server: {h2c: true}", []string{
+		"c.yaml:1:10: server.h2c: this version does not have it; remove it",
 	}},
 	{"section not yet", "store: {dir: data}", []string{
 		"c.yaml:1:1: store: this version does not have it; remove it",
@@ -305,6 +305,20 @@ var badInputs = []struct {
 	}},
 	{"plan name", "plans: {default: {}, \"a b\": {}}", []string{
 		"c.yaml:1:22: plans.?: a plan's name must be 1 to 64 of A-Z, a-z, 0-9, dot, dash and underscore",
+	}},
+
+	{"queue as long as the hold", "upstream: {queue_wait: 10s}", []string{
+		"c.yaml:1:12: upstream.queue_wait: is 10s, and relay.hold is 10s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",
+	}},
+	{"hold shorter than the queue", "relay: {hold: 5s}", []string{
+		"c.yaml:1:9: upstream.queue_wait: is 8s, and relay.hold is 5s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",
+	}},
+	{"no hold, but a queue", "relay: {hold: 0}\nupstream: {queue_wait: 1ms}", []string{
+		"c.yaml:2:12: upstream.queue_wait: is 1ms, and relay.hold is 0s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",
+	}},
+	{"queue without a bound", "upstream: {queue_wait: never, max_concurrent: -1}", []string{
+		`c.yaml:1:12: upstream.queue_wait: "never" is not a duration; write it as in 90s, 10m or 1h30m`,
+		`c.yaml:1:31: upstream.max_concurrent: "-1" must be a whole number from 0 (no limit) to 1000000000`,
 	}},
 
 	{"two documents", "log: {}\n---\nlog: {}", []string{

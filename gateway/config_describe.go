@@ -27,6 +27,7 @@ func (c Config) Describe() string {
 	line("claude", "at %s; %s", c.Upstream.BaseURL, describeTrust(c.Upstream.CAFile))
 	line("patience", "a stream is given up after %s without a byte, an answer without streaming after %s",
 		shortDuration(c.Upstream.StallTimeout), shortDuration(c.Upstream.Timeout))
+	line("queue", "%s", describeQueue(c.Upstream))
 	if paths := c.Upstream.ForwardPaths; len(paths) > 0 {
 		line("forwarded", "%s, shared by all callers", sentence(paths))
 	}
@@ -74,6 +75,17 @@ func describeTrust(caFile string) string {
 		return "certificates are checked against the system's authorities"
 	}
 	return "certificates are checked against " + caFile
+}
+
+func describeQueue(u Upstream) string {
+	then := "are refused"
+	if u.QueueWait > 0 {
+		then = "wait up to " + shortDuration(u.QueueWait)
+	}
+	if u.MaxConcurrent == 0 {
+		return "any number of requests are at Claude at once; while it asks for a pause they " + then
+	}
+	return fmt.Sprintf("%d requests are at Claude at once; others, and all while it asks for a pause, %s", u.MaxConcurrent, then)
 }
 
 func (c Config) describeKeys() string {

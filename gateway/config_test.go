@@ -118,6 +118,8 @@ server: {listen: "127.0.0.1:0", admin_listen: "[::1]:9", public_url: "https://s.
 upstream:
   base_url: http://127.0.0.1:9/claude/
   api_key: $$a-${ANTHROPIC_API_KEY}-$b
+  max_concurrent: 40
+  queue_wait: 9s
   stall_timeout: 1m
   timeout: 1h30m
   forward_paths: [/v1/files, /v1/skills]
@@ -141,7 +143,7 @@ log: {level: debug, format: json}
 	want := Config{
 		Server: Server{Listen: "127.0.0.1:0", AdminListen: "[::1]:9", PublicURL: "https://s.example:8443",
 			TLS: TLS{"c.pem", "k.pem"}, H2C: true, CORSOrigins: []string{"https://app.example", "http://localhost:5173"}},
-		Upstream: Upstream{BaseURL: "http://127.0.0.1:9/claude", APIKey: "$a-x-$b", StallTimeout: time.Minute, Timeout: 90 * time.Minute,
+		Upstream: Upstream{BaseURL: "http://127.0.0.1:9/claude", APIKey: "$a-x-$b", MaxConcurrent: 40, QueueWait: 9 * time.Second, StallTimeout: time.Minute, Timeout: 90 * time.Minute,
 			ForwardPaths: []string{"/v1/files", "/v1/skills"}},
 		Auth: Auth{
 			Keys:        []Key{{ID: "alice", Key: "sha256:" + hashOfSecret, Plan: "pro"}, {ID: "007", Key: "plain", Plan: "free"}},
@@ -161,6 +163,20 @@ log: {level: debug, format: json}
 	}
 	if len(warnings) > 0 {
 		t.Errorf("warnings: %v", warnings)
+	}
+}
+
+func TestDescribeSaysHowTheQueueIs(t *testing.T) {
+	for text, want := range map[string]string{
+		"upstream: {max_concurrent: 40}":                           "40 requests are at Claude at once; others, and all while it asks for a pause, wait up to 8s",
+		"upstream: {max_concurrent: 40, queue_wait: 0}":            "40 requests are at Claude at once; others, and all while it asks for a pause, are refused",
+		"upstream: {queue_wait: 0}\nrelay: {hold: 0}":              "any number of requests are at Claude at once; while it asks for a pause they are refused",
+		"upstream: {queue_wait: 1m30s}\nrelay: {hold: 1m30s001ms}": "any number of requests are at Claude at once; while it asks for a pause they wait up to 1m30s",
+	} {
+		c, _ := mustParse(t, text, keyInEnv)
+		if got := c.Describe(); !strings.Contains(got, "\nqueue      "+want+"\n") {
+			t.Errorf("%s:\n%s", text, got)
+		}
 	}
 }
 
@@ -239,6 +255,7 @@ protocols  HTTP/1.1 without TLS, over which a browser opens six connections
 operators  at 127.0.0.1:8081: metrics, health, usage
 claude     at https://api.anthropic.com; certificates are checked against the system's authorities
 patience   a stream is given up after 3m without a byte, an answer without streaming after 10m
+queue      any number of requests are at Claude at once; while it asks for a pause they wait up to 8s
 keys       1 on plan default
 plan       default: 60 requests a minute, 10 at once, 8 open streams
 tickets    signed with the configured secret

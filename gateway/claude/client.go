@@ -225,27 +225,27 @@ func (c *Client) open(parent context.Context, req Request, begun time.Time, rele
 	s := newStream(ctx, cancel, w, c.log, resp.Header, h)
 	reading = true
 	if body, ok := resp.Body.(*h2.Body); ok {
-		body.Push(placed{s, release})
+		body.Push(streamInPlace{s, release})
 	} else {
-		go push(resp.Body, placed{s, release})
+		go push(resp.Body, streamInPlace{s, release})
 	}
 	<-s.opened
 	return s.err
 }
 
-// placed is a stream whose place at the upstream is free when its body is over.
-type placed struct {
+// streamInPlace is a stream whose place at the upstream is free when its body is over.
+type streamInPlace struct {
 	*stream
 	release func()
 }
 
-func (p placed) End(err error) {
+func (p streamInPlace) End(err error) {
 	defer p.release()
 	p.stream.End(err)
 }
 
 // push reads a body for a stream that came over HTTP/1.1.
-func push(body io.ReadCloser, s placed) {
+func push(body io.ReadCloser, s streamInPlace) {
 	defer s.failOnPanic()
 	defer body.Close()
 	b := make([]byte, 4<<10)
