@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,8 @@ type Metrics struct {
 	tokens           *prometheus.CounterVec
 	upstreamRequests *prometheus.CounterVec
 	upstreamRetries  *prometheus.CounterVec
+	queueDepth       atomic.Pointer[func() int]
+	queueWait        prometheus.Histogram
 	rateLimited      *prometheus.CounterVec
 	authFailures     *prometheus.CounterVec
 	logBytes         prometheus.Gauge
@@ -80,13 +83,16 @@ func New(version string) *Metrics {
 		[]float64{.001, .01, .05, .1, .25, 1, 5, 15, 60}))
 	m.relayDelay = prometheus.NewHistogram(histogram("relay_delay_seconds", "From reading an event from the upstream to having written it to a viewer's socket.",
 		[]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .05, .25, 1, 10}))
-	r.MustRegister(m.firstEvent, m.eventGap, m.relayDelay)
+	m.queueWait = prometheus.NewHistogram(histogram("upstream_queue_wait_seconds", "From asking for a place at the upstream to having one, for each attempt that got one.",
+		[]float64{.001, .01, .1, .5, 1, 2, 4, 8, 60}))
+	r.MustRegister(m.firstEvent, m.eventGap, m.relayDelay, m.queueWait)
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "sluice", Name: "upstream_queue_depth", Help: "Requests that wait for a place at the upstream."}, m.waiting))
 	m.resumes = counters("resumes_total", "Attaches to a stream with a cursor, by what they met.", "kind")
 	m.pings = counter("pings_total", "Pings sent to viewers.")
 	m.tokens = counters("tokens_total", "Tokens of ended answers, by model, kind and source of the figure.", "model", "kind", "source")
 	m.upstreamRequests = counters("upstream_requests_total", "Requests to the upstream, by status; 0 where no status arrived.", "code")
 	m.upstreamRetries = counters("upstream_retries_total", "Requests to the upstream that were repeated, by reason.", "reason")
-	m.rateLimited = counters("rate_limited_total", "Requests refused by a limit of a plan.", "limit")
+	m.rateLimited = counters("rate_limited_total", "Requests refused by a limit of a plan, or for want of a place at the upstream.", "limit")
 	m.authFailures = counters("auth_failures_total", "Requests refused for their credentials.", "kind")
 	m.logBytes = gauge("log_bytes", "Memory of all event logs and held request bodies.")
 	m.logs = gauge("logs", "Event logs in memory.")
@@ -226,7 +232,29 @@ func (m *Metrics) UpstreamRetry(reason string) {
 	}
 }
 
-// RateLimited counts a refusal by a limit of a plan, named as in the configuration.
+// WatchUpstreamQueue lets depth say, whenever it is asked for, how many requests wait for a place at the upstream.
+func (m *Metrics) WatchUpstreamQueue(depth func() int) {
+	if m != nil {
+		m.queueDepth.Store(&depth)
+	}
+}
+
+func (m *Metrics) waiting() float64 {
+	if depth := m.queueDepth.Load(); depth != nil {
+		return float64((*depth)())
+	}
+	return 0
+}
+
+// UpstreamQueueLeft observes how long an attempt has waited for the place at the upstream that it got.
+func (m *Metrics) UpstreamQueueLeft(d time.Duration) {
+	if m != nil {
+		m.queueWait.Observe(d.Seconds())
+	}
+}
+
+// RateLimited counts a refusal by a limit of a plan, named as in the configuration, or for want of a place at the
+// upstream: queue or gate.
 func (m *Metrics) RateLimited(limit string) {
 	if m != nil {
 		m.rateLimited.WithLabelValues(limit).Inc()
