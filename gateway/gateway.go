@@ -69,9 +69,10 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
-	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, limits.New(cfg.Plans), m, log)
+	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, limits.New(cfg.Plans),
+		limits.NewQueue(cfg.Upstream.MaxConcurrent), m, log)
 	api := httpapi.New(httpapi.Config{
-		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
+		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, QueueWait: cfg.Upstream.QueueWait, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), CORSOrigins: cfg.Server.CORSOrigins, ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
 	}, who, streams, client, m, log)

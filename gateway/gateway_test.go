@@ -132,11 +132,12 @@ func (h *house) close() {
 	}
 }
 
-// isEmpty waits until no stream, viewer or byte of a log is left.
+// isEmpty waits until no stream, viewer or byte of a log is left, and nobody in the queue.
 func (h *house) isEmpty() {
 	h.t.Helper()
 	h.becomes("sluice_streams_active", 0)
 	h.becomes("sluice_viewers_active", 0)
+	h.becomes("sluice_upstream_queue_depth", 0)
 	h.becomes("sluice_logs", 0)
 	h.becomes("sluice_log_bytes", 0)
 }

@@ -48,8 +48,8 @@ func TestRefusalKeepsItsStatusBodyAndHeaders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := openHouse(t, c.claude)
 			for _, path := range []string{"/v1/messages", "/v1/streams"} {
+				h := openHouse(t, c.claude) // each its own: after a retry-after the next would wait
 				a := h.do("POST", path, ask("short")).status(c.status)
 				if c.body == "" {
 					a.refused(c.status, c.kind)
@@ -67,12 +67,12 @@ func TestRefusalKeepsItsStatusBodyAndHeaders(t *testing.T) {
 				if a.header.Get("Sluice-Stream-Id") != "" || a.header.Get("Location") != "" {
 					t.Errorf("%s: a refused stream has a name: %v", path, a.header)
 				}
-			}
-			if told := strings.Contains(h.log.String(), "upstream.api_key"); told != (name == "our key refused") {
-				t.Errorf("the log says that our key is refused: %v", told)
-			}
-			if a := h.do("GET", "/v1/streams", ""); !strings.Contains(a.body, `"data":[]`) {
-				t.Errorf("refused streams are listed: %s", a.body)
+				if told := strings.Contains(h.log.String(), "upstream.api_key"); told != (name == "our key refused") {
+					t.Errorf("the log says that our key is refused: %v", told)
+				}
+				if a := h.do("GET", "/v1/streams", ""); !strings.Contains(a.body, `"data":[]`) {
+					t.Errorf("refused streams are listed: %s", a.body)
+				}
 			}
 		})
 	}

@@ -25,6 +25,7 @@ import (
 type Config struct {
 	PublicURL    string        // scheme and host of the URLs in answers; empty: as the request came
 	Hold         time.Duration // how long a streaming answer's status waits for the upstream's first event
+	QueueWait    time.Duration // how long a request waits for a place at the upstream; less than Hold
 	PingInterval time.Duration // a viewer that got no byte for so long gets a ping
 	StallTimeout time.Duration // a viewer that takes no byte for so long is ended
 	AbandonAfter AbandonAfter

@@ -34,7 +34,7 @@ type failure struct {
 	message string
 	body    []byte // the upstream's own object; nil: made from kind and message
 	header  http.Header
-	limit   string // for the metric, where a limit of a plan refused
+	limit   string // for the metric, where a limit of a plan refused, or the queue before the upstream
 	auth    string // likewise, where credentials did
 }
 
@@ -48,6 +48,7 @@ func describe(err error) failure {
 	var (
 		upstream *claude.Error
 		exceeded *limits.Exceeded
+		busy     *limits.Busy
 		routing  *echo.HTTPError
 		tooLarge *http.MaxBytesError
 	)
@@ -67,6 +68,8 @@ func describe(err error) failure {
 		f := failure{status: http.StatusTooManyRequests, kind: claude.RateLimit, message: exceeded.Error(), header: http.Header{}, limit: exceeded.Limit}
 		setWindow(f.header, exceeded.Window)
 		return f.after(exceeded.RetryAfter)
+	case errors.As(err, &busy):
+		return failure{status: 529, kind: claude.Overloaded, message: busy.Error(), limit: busy.At}.after(busy.RetryAfter)
 	case errors.As(err, &tooLarge):
 		return failure{status: http.StatusRequestEntityTooLarge, kind: claude.TooLarge, message: fmt.Sprintf("The request is larger than %d MB.", tooLarge.Limit/1_000_000)}
 	case errors.Is(err, auth.ErrNoCredentials):

@@ -102,7 +102,7 @@ func (a *API) postStreams(c echo.Context) error {
 func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.Stream, *relay.Viewer, error) {
 	r := c.Request()
 	begun := time.Now()
-	p.Retry.Until = begun.Add(a.cfg.Hold)
+	p.Retry.Until, p.QueueWait = begun.Add(a.cfg.Hold), a.cfg.QueueWait
 	p.IdempotencyKey = r.Header.Get("Idempotency-Key")
 	if len(p.IdempotencyKey) > maxIdempotencyKey {
 		a.relay.Release(int64(len(p.Request.Body)))
@@ -153,7 +153,8 @@ func (a *API) wholeMessage(c echo.Context, id auth.Identity, request []byte) err
 	}
 	defer grant.Release()
 	setWindow(c.Response().Header(), grant.Window())
-	answer, err := a.call(c, claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: request})
+	answer, err := a.call(c, claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: request,
+		Place: a.relay.Place(id.Owner, a.cfg.QueueWait)})
 	if err != nil {
 		return err
 	}

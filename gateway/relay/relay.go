@@ -28,8 +28,12 @@ type Relay struct {
 	cfg     Config
 	client  *claude.Client
 	limits  *limits.Limits
+	queue   *limits.Queue
 	metrics *metrics.Metrics
 	log     *slog.Logger
+
+	stopping context.Context // over when Stop begins
+	stopNow  context.CancelFunc
 
 	mu       sync.Mutex
 	streams  map[string]*Stream
@@ -47,8 +51,10 @@ type Relay struct {
 type idempotencyKey struct{ owner, key string }
 
 // New makes an empty relay.
-func New(cfg Config, client *claude.Client, l *limits.Limits, m *metrics.Metrics, log *slog.Logger) *Relay {
-	return &Relay{cfg: cfg, client: client, limits: l, metrics: m, log: log,
+func New(cfg Config, client *claude.Client, l *limits.Limits, q *limits.Queue, m *metrics.Metrics, log *slog.Logger) *Relay {
+	m.WatchUpstreamQueue(q.Waiting)
+	stopping, stopNow := context.WithCancel(context.Background())
+	return &Relay{cfg: cfg, client: client, limits: l, queue: q, metrics: m, log: log, stopping: stopping, stopNow: stopNow,
 		streams: make(map[string]*Stream), evicted: make(map[string]struct{}), owners: make(map[string]*list.List),
 		keys: make(map[idempotencyKey]*Stream), quiet: make(chan struct{})}
 }
@@ -74,6 +80,7 @@ type Params struct {
 	Route          string // where it was posted: the same key on another route is another request
 	Request        claude.Request
 	Retry          claude.Retry
+	QueueWait      time.Duration // for a place at the upstream, within Retry.Until; negative: without end
 	AbandonAfter   time.Duration // without a viewer; negative: never
 }
 
@@ -134,7 +141,7 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 	r.active++
 	r.metrics.StreamStarted()
 	r.metrics.Logs(1)
-	go s.run(ctx, p.Request, p.Retry)
+	go s.run(ctx, p.Request, p.Retry, p.QueueWait)
 	return s, false, nil
 }
 
@@ -259,6 +266,7 @@ func (r *Relay) Stop(ctx context.Context) {
 	for _, s := range left {
 		s.end(Failed, errStopped)
 	}
+	r.stopNow()
 	r.Drain(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()

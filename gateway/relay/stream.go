@@ -71,7 +71,8 @@ type Stream struct {
 	usage     claude.Usage
 	source    string
 	model     string
-	held      int // callers whose answers wait for the stream
+	held      int  // callers whose answers wait for the stream
+	queued    bool // it waits for its place at the upstream
 	abandon   *time.Timer
 	abandonAt time.Time
 	hadDelta  bool
@@ -104,8 +105,9 @@ func (s *Stream) RequestID() string {
 func (s *Stream) Grant() *limits.Grant { return s.grant }
 
 // run opens the upstream, which from the first event on calls the stream's handler. It owns the request.
-func (s *Stream) run(ctx context.Context, req claude.Request, retry claude.Retry) {
+func (s *Stream) run(ctx context.Context, req claude.Request, retry claude.Retry, queueWait time.Duration) {
 	defer s.failOnPanic(nil)
+	req.Place = &place{relay: s.relay, owner: s.Owner, wait: queueWait, until: retry.Until, stream: s}
 	err := s.relay.client.Open(ctx, req, retry, upstream{s})
 	s.relay.charge(s, -int64(len(req.Body)))
 	if err != nil {
@@ -157,6 +159,10 @@ func asError(err error) *claude.Error {
 	var e *claude.Error
 	if errors.As(err, &e) {
 		return e
+	}
+	var busy *limits.Busy
+	if errors.As(err, &busy) {
+		return &claude.Error{Type: claude.Overloaded, Status: 529, Message: busy.Error(), Cause: err}
 	}
 	return &claude.Error{Type: claude.APIError, Status: http.StatusBadGateway, Message: "The stream was broken off.", Cause: err}
 }
@@ -327,22 +333,25 @@ func (s *Stream) endIf(holds func() bool, status Status, e *claude.Error) {
 
 // refuse ends a stream whose upstream never sent an event. As long as nobody was answered it never was: who waits gets
 // the refusal, and the relay forgets it.
-func (s *Stream) refuse(err error) {
+func (s *Stream) refuse(err error) { s.refuseIf(func() bool { return true }, Failed, err) }
+
+// refuseIf is refuse if the condition holds under the lock.
+func (s *Stream) refuseIf(holds func() bool, status Status, err error) {
 	s.mu.Lock()
-	if s.ended {
+	if s.ended || !holds() {
 		s.mu.Unlock()
 		return
 	}
 	if s.committed {
 		s.mu.Unlock()
-		s.end(Failed, asError(err))
+		s.end(status, asError(err))
 		return
 	}
 	s.refusal = err
 	s.failure = asError(err)
 	// For those who have found it in the owner's list and read it while its caller was still waiting.
 	grown, _ := s.log.append(claude.Failure, []byte("error"), s.failure.Event(s.requestID), time.Now())
-	s.endLocked(Failed)
+	s.endLocked(status)
 	s.mu.Unlock()
 	s.relay.charge(s, grown)
 	s.relay.forget(s)
@@ -385,7 +394,8 @@ func (s *Stream) giveUp() {
 // the stream; it must be called once for each Start.
 func (s *Stream) Answered() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.held--
 	s.unwatchedLocked()
+	s.mu.Unlock()
+	s.leaveQueue()
 }

@@ -93,6 +93,7 @@ type house struct {
 	*Relay
 	t       testing.TB
 	limits  *limits.Limits
+	queue   *limits.Queue
 	metrics *metrics.Metrics
 	net     *memoryNet
 	calls   chan *call
@@ -104,10 +105,11 @@ const plan = "small"
 // setup is what a test may want otherwise.
 type setup struct {
 	Config
-	silence   time.Duration
-	plan      limits.Plan
-	transport func(http.RoundTripper) http.RoundTripper
-	log       slog.Handler
+	silence    time.Duration
+	plan       limits.Plan
+	concurrent int // at the upstream; 0: no limit
+	transport  func(http.RoundTripper) http.RoundTripper
+	log        slog.Handler
 }
 
 func newHouse(t testing.TB, change ...func(*setup)) *house {
@@ -130,7 +132,8 @@ func newHouse(t testing.TB, change ...func(*setup)) *house {
 	if s.transport != nil {
 		(*http.Client)(inner.UnsafePointer()).Transport = s.transport(transport)
 	}
-	h.Relay = New(s.Config, client, h.limits, h.metrics, log)
+	h.queue = limits.NewQueue(s.concurrent)
+	h.Relay = New(s.Config, client, h.limits, h.queue, h.metrics, log)
 	server := &http.Server{Handler: http.HandlerFunc(h.upstream), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	served := make(chan struct{})
 	go func() { defer close(served); server.Serve(h.net) }()
@@ -179,7 +182,7 @@ func (h *house) answers(handler http.Handler) { h.handler.Store(&handler) }
 
 // params are of a request whose stream nobody needs to watch.
 func params(change ...func(*Params)) Params {
-	p := Params{Owner: "key:alice", Plan: plan, Route: "/v1/streams", AbandonAfter: -1,
+	p := Params{Owner: "key:alice", Plan: plan, Route: "/v1/streams", QueueWait: -1, AbandonAfter: -1,
 		Request: claude.Request{Path: "/v1/messages", Body: []byte(`{"model":"` + model + `","stream":true}`)}}
 	for _, f := range change {
 		f(&p)
@@ -318,11 +321,17 @@ func (h *house) want(series map[string]float64) {
 	}
 }
 
-// quiet fails the test unless nothing is held any more: no slot, no log, no byte.
+// quiet fails the test unless nothing is held any more: no slot, no place, no log, no byte.
 func (h *house) quiet() {
 	h.t.Helper()
 	if n := h.limits.Open(); n != 0 {
 		h.t.Errorf("%d slots are taken", n)
+	}
+	for began := time.Now(); h.queue.InUse() > 0 && time.Since(began) < time.Second; { // a body may end after its stream
+		pass(time.Millisecond)
+	}
+	if used, waiting := h.queue.InUse(), h.queue.Waiting(); used != 0 || waiting != 0 {
+		h.t.Errorf("%d places are taken, %d wait for one", used, waiting)
 	}
 	h.want(map[string]float64{"sluice_log_bytes": 0, "sluice_logs": 0, "sluice_streams_active": 0, "sluice_viewers_active": 0})
 }

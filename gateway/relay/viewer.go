@@ -217,6 +217,7 @@ func (s *Stream) detach(v *Viewer) {
 	v.gone = true
 	s.unwatchedLocked()
 	s.mu.Unlock()
+	s.leaveQueue()
 	s.relay.viewerDetached(s)
 }
 

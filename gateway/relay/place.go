@@ -1,0 +1,75 @@
+package relay
+
+import (
+	"context"
+	"time"
+
+	"sluice/gateway/claude"
+)
+
+// place is a request's place at the upstream, as the claude room asks for it.
+type place struct {
+	relay  *Relay
+	owner  string
+	wait   time.Duration // negative: without end
+	until  time.Time     // it is not waited for longer; zero: no bound
+	stream *Stream       // nil: the answer is none
+}
+
+// Place is the place at the upstream of a request whose answer is no stream. It is waited for at most so long.
+func (r *Relay) Place(owner string, wait time.Duration) claude.Place {
+	return &place{relay: r, owner: owner, wait: wait}
+}
+
+// Take waits in the queue. Its error is a *limits.Busy, the cause of the context's end, or ErrDraining: when the relay
+// stops, who is in the queue is told at once.
+func (p *place) Take(ctx context.Context) (release func(), err error) {
+	q, begun := p.relay.queue, time.Now()
+	permit, err := q.Enter(ctx, p.owner, 0)
+	if err != nil && p.wait != 0 {
+		wait := p.wait
+		if wait > 0 && !p.until.IsZero() {
+			wait = min(wait, max(0, p.until.Sub(begun)))
+		}
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer context.AfterFunc(p.relay.stopping, func() { cancel(ErrDraining) })()
+		defer cancel(nil)
+		p.stream.setQueued(true)
+		permit, err = q.Enter(ctx, p.owner, wait)
+		p.stream.setQueued(false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.relay.metrics.UpstreamQueueLeft(time.Since(begun))
+	return permit.Release, nil
+}
+
+// Refused shuts the gate of the queue: what the upstream has said to one request holds for all.
+func (p *place) Refused(status int, pause time.Duration) {
+	if shut := p.relay.queue.Shut(pause); shut > 0 {
+		p.relay.log.Warn("the upstream asks for a pause: new requests wait", "status", status, "asked_for", pause, "pause", shut)
+	}
+}
+
+// errLeft is why a stream is refused that nobody waits for any more. Only who joins it at this very moment can see it,
+// and had better begin another.
+var errLeft = &claude.Error{Type: claude.Overloaded, Status: 529, Message: "The request has left the queue; try again."}
+
+// setQueued says whether the stream is in the queue. On nil it does nothing.
+func (s *Stream) setQueued(queued bool) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	s.queued = queued
+	s.mu.Unlock()
+	s.leaveQueue()
+}
+
+// leaveQueue gives up a stream that is in the queue when nobody waits for it any more: it has nothing yet that anybody
+// could come back to. Not so one that is never abandoned, or that has been promised to somebody.
+func (s *Stream) leaveQueue() {
+	left := func() bool { return s.queued && !s.committed && s.abandonIn >= 0 && !s.watchedLocked() }
+	s.refuseIf(left, Abandoned, errLeft)
+}
