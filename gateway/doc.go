@@ -5,7 +5,7 @@
 //	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, limits, relay, claude, metrics
 //	  auth         who calls: keys, tickets, trusted proxies
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
-//	  limits       may they, now: requests a minute, open streams
+//	  limits       may they, now: requests a minute, open streams, the queue before the upstream
 //	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h2, metrics
 //	  h2           HTTP/2 whose answers are pushed to whoever waits
 //	  backoff      how long to wait
