@@ -20,6 +20,10 @@ func (d *decoder) check() {
 		d.failNear("is the address of server.listen too; write another port", "server.admin_listen", "server.listen")
 	}
 	d.checkTLS()
+	if _, chosen := d.places["upstream.queue_wait"]; !chosen {
+		// A shorter hold alone is no mistake.
+		c.Upstream.QueueWait = min(c.Upstream.QueueWait, c.Relay.Hold*4/5)
+	}
 	if wait, hold := c.Upstream.QueueWait, c.Relay.Hold; wait > 0 && wait >= hold {
 		d.failNear(fmt.Sprintf("is %s, and relay.hold is %s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",
 			shortDuration(wait), shortDuration(hold)), "upstream.queue_wait", "relay.hold")

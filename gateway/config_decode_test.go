@@ -56,8 +56,8 @@ var badInputs = []struct {
 	{"odd key", "log: {\"a\\nb\": red}", []string{
 		"c.yaml:1:7: log.?: unknown key; known here: format and level",
 	}},
-	{"not yet", "server: {h2c: true}", []string{
-		"c.yaml:1:10: server.h2c: this version does not have it; remove it",
+	{"not yet", "auth: {user_header: x-user}", []string{
+		"c.yaml:1:8: auth.user_header: this version does not have it; remove it",
 	}},
 	{"section not yet", "store: {dir: data}", []string{
 		"c.yaml:1:1: store: this version does not have it; remove it",
@@ -310,8 +310,8 @@ var badInputs = []struct {
 	{"queue as long as the hold", "upstream: {queue_wait: 10s}", []string{
 		"c.yaml:1:12: upstream.queue_wait: is 10s, and relay.hold is 10s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",
 	}},
-	{"hold shorter than the queue", "relay: {hold: 5s}", []string{
-		"c.yaml:1:9: upstream.queue_wait: is 8s, and relay.hold is 5s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",
+	{"hold shorter than the queue", "relay: {hold: 5s}\nupstream: {queue_wait: 8s}", []string{
+		"c.yaml:2:12: upstream.queue_wait: is 8s, and relay.hold is 5s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",
 	}},
 	{"no hold, but a queue", "relay: {hold: 0}\nupstream: {queue_wait: 1ms}", []string{
 		"c.yaml:2:12: upstream.queue_wait: is 1ms, and relay.hold is 0s; who waits in vain is refused with a status only if the hold is longer, so write a shorter wait or a longer hold",

@@ -170,6 +170,8 @@ func TestDescribeSaysHowTheQueueIs(t *testing.T) {
 	for text, want := range map[string]string{
 		"upstream: {max_concurrent: 40}":                           "40 requests are at Claude at once; others, and all while it asks for a pause, wait up to 8s",
 		"upstream: {max_concurrent: 40, queue_wait: 0}":            "40 requests are at Claude at once; others, and all while it asks for a pause, are refused",
+		"relay: {hold: 5s}":                                        "any number of requests are at Claude at once; while it asks for a pause they wait up to 4s",
+		"relay: {hold: 0}":                                         "any number of requests are at Claude at once; while it asks for a pause they are refused",
 		"upstream: {queue_wait: 0}\nrelay: {hold: 0}":              "any number of requests are at Claude at once; while it asks for a pause they are refused",
 		"upstream: {queue_wait: 1m30s}\nrelay: {hold: 1m30s001ms}": "any number of requests are at Claude at once; while it asks for a pause they wait up to 1m30s",
 	} {

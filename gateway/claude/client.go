@@ -246,6 +246,7 @@ func (p streamInPlace) End(err error) {
 
 // push reads a body for a stream that came over HTTP/1.1.
 func push(body io.ReadCloser, s streamInPlace) {
+	defer s.release() // also where reading panics
 	defer s.failOnPanic()
 	defer body.Close()
 	b := make([]byte, 4<<10)
