@@ -25,7 +25,7 @@ func (s *Stream) account() {
 
 	s.relay.metrics.StreamEnded(model, string(status))
 	countTokens(s.relay.metrics, model, source, usage)
-	record := append([]any{"stream", s.ID, "request_id", s.RequestID(), "owner", s.Owner, "plan", s.Plan, "model", model, "outcome", status,
+	record := append([]any{"stream", s.ID, "request_id", s.RequestID(), "owner", s.Account, "plan", s.Plan, "model", model, "outcome", status,
 		"events", len(log.entries), "duration", time.Since(s.Created).Round(time.Millisecond)}, tokenFields(usage, source)...)
 	if failure != nil {
 		record = append(record, "error", failure.Error())
@@ -130,21 +130,21 @@ func (s *Stream) Snapshot(message bool) Snapshot {
 
 // Admit lets in a request whose answer is no stream: it is counted and takes a slot like one, until the grant is
 // released.
-func (r *Relay) Admit(owner, plan string) (*limits.Grant, error) {
+func (r *Relay) Admit(account, plan string) (*limits.Grant, error) {
 	r.mu.Lock()
 	draining := r.draining
 	r.mu.Unlock()
 	if draining {
 		return nil, ErrDraining
 	}
-	return r.limits.Admit(owner, plan)
+	return r.limits.Admit(account, plan)
 }
 
 // Settle accounts a Message that was answered whole.
-func (r *Relay) Settle(owner, plan string, message []byte) {
+func (r *Relay) Settle(account, plan string, message []byte) {
 	model, usage := claude.UsageOf(message)
 	countTokens(r.metrics, model, Reported, usage)
-	r.log.Info("message answered", append([]any{"owner", owner, "plan", plan, "model", model, "outcome", Completed}, tokenFields(usage, Reported)...)...)
+	r.log.Info("message answered", append([]any{"owner", account, "plan", plan, "model", model, "outcome", Completed}, tokenFields(usage, Reported)...)...)
 }
 
 func countTokens(m *metrics.Metrics, model, source string, u claude.Usage) {

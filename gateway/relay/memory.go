@@ -104,10 +104,11 @@ func (r *Relay) forgetLocked(s *Stream) {
 	if s.key.key != "" {
 		delete(r.keys, s.key)
 	}
-	owned := r.owners[s.Owner]
-	owned.Remove(s.element)
-	if owned.Len() == 0 {
-		delete(r.owners, s.Owner)
+	if owned := r.owners[s.Owner]; owned != nil {
+		owned.Remove(s.element)
+		if owned.Len() == 0 {
+			delete(r.owners, s.Owner)
+		}
 	}
 	if s.endedPlace != nil {
 		r.ended.Remove(s.endedPlace)

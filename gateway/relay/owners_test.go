@@ -1,11 +1,14 @@
 package relay
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"sluice/gateway/limits"
 )
 
 func TestNobodyElseReadsListsOrDeletesAStream(t *testing.T) {
@@ -127,6 +130,50 @@ func TestDeleteCancelsAndForgets(t *testing.T) {
 			t.Error("it is said to have given way to others")
 		}
 		pass(time.Hour) // its retention would be over now
+		h.quiet()
+	})
+}
+
+func TestAStreamThatNobodyOwnsIsFoundByItsIdAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, func(s *setup) { s.plan.ConcurrentStreams = 2 })
+		nobodys := func(p *Params) { p.Owner, p.Account, p.IdempotencyKey = "", "anonymous:203.0.113.9", "key" }
+		s, c := h.open(nobodys)
+		other, d := h.open(nobodys) // the same key and body, by whoever that is
+		if s == other {
+			t.Error("one caller without a name has joined another's stream")
+		}
+		var exceeded *limits.Exceeded
+		h.Reserve(int64(len(params().Request.Body)))
+		if _, _, err := h.Start(params(nobodys)); !errors.As(err, &exceeded) { // but their account is one
+			t.Errorf("over the account's limit: %v", err)
+		}
+		h.open(func(p *Params) { p.Owner, p.Account, p.IdempotencyKey = "", "anonymous:203.0.113.10", "key" })
+		for _, owner := range []string{"", "anonymous:203.0.113.9", "key:alice"} {
+			if got, err := h.Get(owner, s.ID); got != nil || err != ErrNotFound {
+				t.Errorf("Get as %q: %v, %v", owner, got, err)
+			}
+			if err := h.Delete(owner, s.ID); err != ErrNotFound {
+				t.Errorf("Delete as %q: %v", owner, err)
+			}
+			if streams, more, err := h.List(owner, "", 10); len(streams) != 0 || more || err != nil {
+				t.Errorf("List as %q: %v, %v, %v", owner, streams, more, err)
+			}
+			if _, _, err := h.List(owner, s.ID, 10); err != ErrNotFound {
+				t.Errorf("List as %q after it: %v", owner, err)
+			}
+		}
+		if got, err := h.Find(s.ID); got != s || err != nil {
+			t.Errorf("Find: %v, %v", got, err)
+		}
+		if _, err := h.Find("strm_none"); err != ErrNotFound {
+			t.Errorf("Find what is not there: %v", err)
+		}
+		for _, c := range []*call{c, d} {
+			c.send(closing()...)
+		}
+		stop(h)
+		pass(time.Hour)
 		h.quiet()
 	})
 }

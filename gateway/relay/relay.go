@@ -75,7 +75,9 @@ const streamOverhead = 2 << 10
 
 // Params is a request to start a stream.
 type Params struct {
-	Owner, Plan    string
+	Owner          string // who may find, list and cancel it; empty: nobody, and no idempotency key counts
+	Account        string // whose limits and bill it is; empty: the owner's
+	Plan           string
 	IdempotencyKey string // empty: none
 	Route          string // where it was posted: the same key on another route is another request
 	Request        claude.Request
@@ -89,6 +91,12 @@ type Params struct {
 // returns a stream, Answered must follow.
 func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 	body := int64(len(p.Request.Body))
+	if p.Owner == "" { // the next one with this key may be somebody else
+		p.IdempotencyKey = ""
+	}
+	if p.Account == "" {
+		p.Account = p.Owner
+	}
 	key := idempotencyKey{p.Owner, p.IdempotencyKey}
 	var digest [32]byte
 	if p.IdempotencyKey != "" {
@@ -116,24 +124,26 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 		r.releaseLocked(body)
 		return nil, false, ErrMemory
 	}
-	grant, err := r.limits.Admit(p.Owner, p.Plan)
+	grant, err := r.limits.Admit(p.Account, p.Plan)
 	if err != nil {
 		r.releaseLocked(body)
 		return nil, false, err
 	}
 	plan, _ := r.limits.Plan(p.Plan)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s = &Stream{ID: newID(), Owner: p.Owner, Plan: p.Plan, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
+	s = &Stream{ID: newID(), Owner: p.Owner, Account: p.Account, Plan: p.Plan, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
 		maxViewers: plan.ViewersPerStream, grant: grant, cancel: cancel, opened: make(chan struct{}), done: make(chan struct{}),
 		status: InProgress, held: 1, charged: streamOverhead + body}
 	r.takeLocked(streamOverhead)
 	r.streams[s.ID] = s
-	owned := r.owners[s.Owner]
-	if owned == nil {
-		owned = list.New()
-		r.owners[s.Owner] = owned
+	if s.Owner != "" {
+		owned := r.owners[s.Owner]
+		if owned == nil {
+			owned = list.New()
+			r.owners[s.Owner] = owned
+		}
+		s.element = owned.PushBack(s)
 	}
-	s.element = owned.PushBack(s)
 	if p.IdempotencyKey != "" {
 		s.key, s.digest = key, digest
 		r.keys[key] = s
@@ -159,11 +169,20 @@ func newID() string {
 	return "strm_" + hex.EncodeToString(b[:])
 }
 
-// Get finds an owner's stream. Another owner's is not found.
+// Get finds an owner's stream. Another owner's is not found, nor is nobody's.
 func (r *Relay) Get(owner, id string) (*Stream, error) {
+	s, err := r.Find(id)
+	if err != nil || owner == "" || s.Owner != owner {
+		return nil, ErrNotFound
+	}
+	return s, nil
+}
+
+// Find finds a stream, whoever owns it: for those whom a ticket lets in.
+func (r *Relay) Find(id string) (*Stream, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s := r.streams[id]; s != nil && s.Owner == owner {
+	if s := r.streams[id]; s != nil {
 		return s, nil
 	}
 	return nil, ErrNotFound
@@ -189,7 +208,7 @@ func (r *Relay) List(owner, after string, limit int) (streams []*Stream, more bo
 	e := owned.Back()
 	if after != "" {
 		s := r.streams[after]
-		if s == nil || s.Owner != owner {
+		if s == nil || s.element == nil || s.Owner != owner {
 			return nil, false, ErrNotFound
 		}
 		e = s.element.Prev()

@@ -36,7 +36,8 @@ var errEnded = errors.New("the stream has ended")
 // Stream is one answer on its way: a request, a log, an end.
 type Stream struct {
 	ID      string
-	Owner   string
+	Owner   string // empty: nobody
+	Account string
 	Plan    string
 	Created time.Time
 
@@ -47,7 +48,7 @@ type Stream struct {
 	cancel     context.CancelCauseFunc
 	opened     chan struct{} // closed when the first event, the refusal or the end is there
 	done       chan struct{} // closed when it has ended and is accounted
-	element    *list.Element // its place among its owner's streams; guarded by the relay's lock
+	element    *list.Element // its place among its owner's streams, nil if it has none; guarded by the relay's lock
 	endedPlace *list.Element // and among the ended ones
 	key        idempotencyKey
 	digest     [32]byte
