@@ -3,7 +3,7 @@
 //	cli            the commands                                        -> gateway, auth, limits, simulator
 //	gateway        Config, New, Run                                    -> all rooms below
 //	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, limits, relay, claude, metrics
-//	  auth         who calls: keys, tickets, trusted proxies
+//	  auth         who calls: keys, tokens, tickets, trusted proxies; who guesses
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
 //	  limits       may they, now: requests a minute, open streams, the queue before the upstream
 //	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h2, metrics

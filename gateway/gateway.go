@@ -30,6 +30,7 @@ type Gateway struct {
 	cfg     Config
 	log     *slog.Logger
 	client  *claude.Client
+	auth    *auth.Auth
 	relay   *relay.Relay
 	api     *httpapi.API
 	cert    *certificate // nil without TLS
@@ -65,7 +66,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	if o.Demo {
 		callers.Ambient = &auth.Identity{Owner: "user:demo"}
 	}
-	who, err := auth.New(callers)
+	who, err := auth.New(callers, log)
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
@@ -76,7 +77,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), CORSOrigins: cfg.Server.CORSOrigins, ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
 	}, who, streams, client, m, log)
-	return &Gateway{cfg: cfg, log: log, client: client, relay: streams, api: api, cert: cert, demo: o.Demo}, nil
+	return &Gateway{cfg: cfg, log: log, client: client, auth: who, relay: streams, api: api, cert: cert, demo: o.Demo}, nil
 }
 
 // lastWords is how long viewers get to read the end of a stream that the process's own end cut off.
@@ -92,6 +93,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 	}
 	g.servers = [2]*http.Server{g.publicServer(), g.server(g.api.Admin())}
+	g.auth.Start()
 	failed := make(chan error, len(g.servers))
 	go func() { failed <- g.servers[0].Serve(g.public) }()
 	go func() { failed <- g.servers[1].Serve(g.admin) }()
@@ -130,6 +132,7 @@ func (g *Gateway) stop() error {
 	}
 	g.api.Close(last)
 	g.servers[1].Close()
+	g.auth.Close()
 	g.client.CloseIdle()
 	g.log.Info("stopped")
 	return err

@@ -31,6 +31,9 @@ var arrows = map[string][]string{
 
 // libraries are the rooms that may import what others have written; its tests may, too, and more.
 var libraries = map[string][]string{
+	"github.com/MicahParks/jwkset":           {"sluice/gateway/auth"},
+	"github.com/MicahParks/keyfunc/v3":       {"sluice/gateway/auth"},
+	"github.com/golang-jwt/jwt/v5":           {"sluice/gateway/auth"},
 	"github.com/labstack/echo/v4":            {"sluice/gateway/httpapi"},
 	"github.com/prometheus/client_golang":    {"sluice/gateway/metrics"},
 	"github.com/r3labs/sse/v2":               {"sluice/gateway/cli"},

@@ -54,20 +54,13 @@ func (k Key) hash() (hash [sha256.Size]byte, err error) {
 	return sha256.Sum256([]byte(k.Key)), nil
 }
 
-// keySet is every caller known at a time. It is never changed.
-type keySet struct {
-	keys    []knownKey
-	ambient *Identity
-	owners  map[tag]string // of every credential, ambient too
-}
-
 type knownKey struct {
 	hash     [sha256.Size]byte
 	identity Identity
 }
 
-func newKeySet(cfg Config, secret ticketSecret) (*keySet, error) {
-	s := &keySet{owners: make(map[tag]string)}
+func knownKeys(cfg Config, secret ticketSecret) ([]knownKey, error) {
+	var keys []knownKey
 	ids := make(map[string]bool)
 	hashes := make(map[[sha256.Size]byte]string)
 	for i, k := range cfg.Keys {
@@ -86,43 +79,26 @@ func newKeySet(cfg Config, secret ticketSecret) (*keySet, error) {
 			return nil, fmt.Errorf("%q and %q have the same API key", other, k.ID)
 		}
 		hashes[hash] = k.ID
-		id := Identity{Owner: "key:" + k.ID, Plan: k.Plan, tag: secret.keyTag(hash, k.ID)}
+		owner := "key:" + k.ID
+		id := Identity{Owner: owner, Account: owner, Plan: k.Plan, tag: secret.tag("key", string(hash[:]), k.ID)}
 		if id.Plan == "" {
 			id.Plan = cfg.DefaultPlan
 		}
-		s.keys = append(s.keys, knownKey{hash, id})
-		s.owners[id.tag] = id.Owner
+		keys = append(keys, knownKey{hash, id})
 	}
-	if cfg.Ambient == nil {
-		return s, nil
-	}
-	ambient := *cfg.Ambient
-	if ambient.Owner == "" {
-		return nil, errors.New("the ambient identity has no owner")
-	}
-	if strings.HasPrefix(ambient.Owner, "key:") {
-		return nil, fmt.Errorf("the ambient identity cannot be %q: that is the owner of an API key", ambient.Owner)
-	}
-	if ambient.Plan == "" {
-		ambient.Plan = cfg.DefaultPlan
-	}
-	ambient.Ambient = true
-	ambient.tag = secret.ambientTag(ambient.Owner)
-	s.ambient = &ambient
-	s.owners[ambient.tag] = ambient.Owner
-	return s, nil
+	return keys, nil
 }
 
 // find looks a key up by its hash. It compares all of them to the end, so that its time says nothing about which one
 // was near.
-func (s *keySet) find(hash [sha256.Size]byte) (Identity, bool) {
+func find(keys []knownKey, hash [sha256.Size]byte) (Identity, bool) {
 	found := -1
-	for i := range s.keys {
-		equal := subtle.ConstantTimeCompare(hash[:], s.keys[i].hash[:])
+	for i := range keys {
+		equal := subtle.ConstantTimeCompare(hash[:], keys[i].hash[:])
 		found = subtle.ConstantTimeSelect(equal, i, found)
 	}
 	if found < 0 {
 		return Identity{}, false
 	}
-	return s.keys[found].identity, true
+	return keys[found].identity, true
 }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -12,7 +13,7 @@ func (a *Auth) Scheme(r *http.Request) string {
 	if r.TLS != nil {
 		return "https"
 	}
-	if a.trusted(peer(r)) {
+	if a.callers.Load().trusted(peer(r)) {
 		first, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",")
 		if strings.EqualFold(trim(first), "https") {
 			return "https"
@@ -25,9 +26,11 @@ func (a *Auth) Scheme(r *http.Request) string {
 // right-most of X-Forwarded-For that is not itself a trusted proxy, since what is left of it anyone can write. If all
 // are trusted, it is the left-most; if one that counts is not an address, the connection's. It has no zone, an
 // IPv4 address is never mapped into IPv6, and it is not valid only if the connection has no IP address.
-func (a *Auth) ClientAddr(r *http.Request) netip.Addr {
+func (a *Auth) ClientAddr(r *http.Request) netip.Addr { return a.callers.Load().clientAddr(r) }
+
+func (c *callers) clientAddr(r *http.Request) netip.Addr {
 	connection := peer(r)
-	if !a.trusted(connection) {
+	if !c.trusted(connection) {
 		return connection
 	}
 	client := connection
@@ -44,15 +47,35 @@ func (a *Auth) ClientAddr(r *http.Request) netip.Addr {
 			return connection
 		}
 		client = addr
-		if !a.trusted(addr) {
+		if !c.trusted(addr) {
 			break
 		}
 	}
 	return client
 }
 
-func (a *Auth) trusted(addr netip.Addr) bool {
-	for _, p := range a.proxies {
+// proxyUser is the name that a trusted proxy gives the caller, "" if none does. From anyone else the header is worth
+// nothing, and is not looked at.
+func (c *callers) proxyUser(r *http.Request) (string, error) {
+	if c.userHeader == "" || !c.trusted(peer(r)) {
+		return "", nil
+	}
+	values := r.Header[c.userHeader]
+	if len(values) > 1 { // a proxy that adds its own header lets the caller's through, too
+		return "", fmt.Errorf("%w: it sends several", ErrUserRefused)
+	}
+	if len(values) == 0 || trim(values[0]) == "" {
+		return "", nil
+	}
+	name := trim(values[0])
+	if !plain(name) || strings.Contains(name, ",") { // some proxies join several headers by commas
+		return "", fmt.Errorf("%w: it is not one name of 1 to %d printable characters", ErrUserRefused, maxName)
+	}
+	return name, nil
+}
+
+func (c *callers) trusted(addr netip.Addr) bool {
+	for _, p := range c.proxies {
 		if p.Contains(addr) {
 			return true
 		}
@@ -90,4 +113,17 @@ func unmapped(p netip.Prefix) netip.Prefix {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
 	return p.Masked()
+}
+
+// perUser is how much of an IPv6 address tells users apart: a household or a server has a /64 to itself, and may use any
+// address in it.
+const perUser = 64
+
+// network is the part of an address that is taken for one user.
+func network(addr netip.Addr) string {
+	if addr.Is6() {
+		p, _ := addr.Prefix(perUser) // fails above 128 bits only
+		return p.String()
+	}
+	return addr.String()
 }

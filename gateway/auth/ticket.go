@@ -6,14 +6,17 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 )
 
 // What CheckTicket refuses with.
 var (
 	ErrWrongTicket = errors.New("wrong ticket: it does not belong to this stream")
-	ErrTicketDead  = errors.New("dead ticket: the credential behind it is no longer valid")
+
+	ErrTicketDead = errors.New("dead ticket: the credential behind it is no longer valid")
 )
 
 // A ticket is, in base64url,
@@ -32,54 +35,62 @@ const (
 // boot is random for each Auth, and so for each run of the process.
 type boot [8]byte
 
-// tag stands for a credential in its tickets. That two of a million keys share one has a probability below 10⁻⁷.
+// tag stands in tickets for a credential, an API key say, or for what vouches for many: the issuer of tokens, the proxies
+// that name users. That two of a million share one has a probability below 10⁻⁷.
 type tag [8]byte
 
-// Ticket is what a good ticket says.
-type Ticket struct {
-	Owner string // who owns the stream that it opens
-
-	// ThisProcess says whether this Auth issued it. If so, a stream that is not there has expired; if not, it may
-	// have been lost in a restart, or be another replica's.
-	ThisProcess bool
-}
-
 // IssueTicket makes a ticket for reading the stream, and nothing else: any caller that has it is let in as if it were
-// id. It does not expire by itself; it dies with the stream, with id's credential, and with the secret. It needs no
-// escaping in a URL, and must not be logged. The stream's id may be any string.
+// id, who must be the one that owns the stream or has just made it. It does not expire by itself; it dies with the
+// stream, with the secret, and with id's credential: when an API key is removed or replaced, and when tokens, or users
+// whom proxies name, or anonymous callers are no longer taken in the same way. (A single token's end is not its
+// tickets': an answer may take longer than a token is good for.) It needs no escaping in a URL, and must not be logged.
+// The stream's id may be any string.
 func (a *Auth) IssueTicket(streamID string, id Identity) string {
 	t := make([]byte, 0, ticketSize)
 	t = append(t, ticketVersion)
 	t = append(t, a.boot[:]...)
 	t = append(t, id.tag[:]...)
-	t = append(t, a.secret.mac(t, streamID)...)
+	t = append(t, a.callers.Load().secret.mac(t, streamID)...)
 	return base64.RawURLEncoding.EncodeToString(t)
 }
 
-// CheckTicket says whose stream the ticket opens. The error is ErrTicketDead if the ticket is genuine, but its owner's
-// credential is gone, and ErrWrongTicket for everything else: what is forged, cut short, too long, another stream's, or
-// of a version or a secret that is not ours.
-func (a *Auth) CheckTicket(ticket, streamID string) (Ticket, error) {
+// CheckTicket returns nil if the ticket, presented by somebody at this address, opens the stream. Since a ticket is made
+// for one stream only, whose id is never used again, the stream's owner needs no further look. ThisProcess says whether
+// this Auth issued it: if so, a stream that is not there has expired; if not, it may have been lost in a restart, or be
+// another replica's.
+//
+// The error is ErrTicketDead if the ticket is genuine, but its owner's credential is gone, and ErrWrongTicket, or a
+// *Throttled in its place, for everything else: what is forged, cut short, too long, another stream's, or of a version
+// or a secret that is not ours.
+func (a *Auth) CheckTicket(from netip.Addr, ticket, streamID string) (thisProcess bool, err error) {
+	thisProcess, err = a.checkTicket(ticket, streamID)
+	if err != nil {
+		return false, a.failed(from, err)
+	}
+	return thisProcess, nil
+}
+
+func (a *Auth) checkTicket(ticket, streamID string) (thisProcess bool, err error) {
 	var buffer [ticketSize]byte
 	if len(ticket) != base64.RawURLEncoding.EncodedLen(ticketSize) {
-		return Ticket{}, ErrWrongTicket
+		return false, ErrWrongTicket
 	}
 	// The decoder skips line breaks, hence the look at how much it found.
 	if n, err := base64.RawURLEncoding.Strict().Decode(buffer[:], []byte(ticket)); err != nil || n != ticketSize {
-		return Ticket{}, ErrWrongTicket
+		return false, ErrWrongTicket
 	}
+	c := a.callers.Load()
 	signed, mac := buffer[:signedSize], buffer[signedSize:]
-	if !hmac.Equal(mac, a.secret.mac(signed, streamID)) { // before anything of it is believed
-		return Ticket{}, ErrWrongTicket
+	if !hmac.Equal(mac, c.secret.mac(signed, streamID)) { // before anything of it is believed
+		return false, ErrWrongTicket
 	}
 	if signed[0] != ticketVersion {
-		return Ticket{}, ErrWrongTicket
+		return false, ErrWrongTicket
 	}
-	owner, ok := a.known.Load().owners[tag(signed[1+len(boot{}):])]
-	if !ok {
-		return Ticket{}, ErrTicketDead
+	if !c.live[tag(signed[1+len(boot{}):])] {
+		return false, ErrTicketDead
 	}
-	return Ticket{Owner: owner, ThisProcess: boot(signed[1:1+len(boot{})]) == a.boot}, nil
+	return boot(signed[1:1+len(boot{})]) == a.boot, nil
 }
 
 // ticketSecret holds the keys that are derived from the configured secret, one for each use.
@@ -110,20 +121,12 @@ func (s ticketSecret) mac(signed []byte, streamID string) []byte {
 	return h.Sum(nil)[:macSize]
 }
 
-// keyTag is keyed, so that a ticket in a leaked URL does not help to guess the API key.
-func (s ticketSecret) keyTag(hash [sha256.Size]byte, id string) tag {
-	return s.tag("key", hash[:], []byte(id))
-}
-
-func (s ticketSecret) ambientTag(owner string) tag {
-	return s.tag("ambient", []byte(owner))
-}
-
-func (s ticketSecret) tag(kind string, parts ...[]byte) (t tag) {
+// tag is keyed, so that a ticket in a leaked URL does not help to guess the credential that the parts may be.
+func (s ticketSecret) tag(kind string, parts ...string) (t tag) {
 	h := hmac.New(sha256.New, s.tagKey)
-	h.Write([]byte(kind + "\x00"))
-	for _, part := range parts { // only the last one may be of any size
-		h.Write(part)
+	for _, part := range append([]string{kind}, parts...) {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part)))) // so that no two lists of parts look the same
+		h.Write([]byte(part))
 	}
 	copy(t[:], h.Sum(nil))
 	return t

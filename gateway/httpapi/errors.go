@@ -49,6 +49,7 @@ func describe(err error) failure {
 		upstream *claude.Error
 		exceeded *limits.Exceeded
 		busy     *limits.Busy
+		guessing *auth.Throttled
 		routing  *echo.HTTPError
 		tooLarge *http.MaxBytesError
 	)
@@ -78,6 +79,16 @@ func describe(err error) failure {
 		return failure{status: http.StatusUnauthorized, kind: claude.Authentication, message: err.Error(), auth: "conflicting"}
 	case errors.Is(err, auth.ErrWrongCredentials):
 		return failure{status: http.StatusUnauthorized, kind: claude.Authentication, message: err.Error(), auth: "wrong"}
+	case errors.Is(err, auth.ErrTokenRefused):
+		return failure{status: http.StatusUnauthorized, kind: claude.Authentication, message: err.Error(), auth: "token"}
+	case errors.Is(err, auth.ErrUserRefused):
+		return failure{status: http.StatusUnauthorized, kind: claude.Authentication, message: err.Error(), auth: "user_header"}
+	case errors.As(err, &guessing):
+		return failure{status: http.StatusTooManyRequests, kind: claude.RateLimit, message: err.Error(), auth: "throttled"}.after(guessing.RetryAfter)
+	case errors.Is(err, auth.ErrKeysUnavailable):
+		return failure{status: http.StatusServiceUnavailable, kind: claude.APIError, message: err.Error()}.after(retrySoon)
+	case errors.Is(err, limits.ErrUnknownPlan):
+		return failure{status: http.StatusForbidden, kind: claude.Permission, message: "The plan that your token names does not exist at this gateway."}
 	case errors.Is(err, auth.ErrWrongTicket), errors.Is(err, auth.ErrTicketDead), errors.Is(err, errTicketExpired):
 		return failure{status: http.StatusUnauthorized, kind: claude.Authentication, message: err.Error(), auth: "ticket"}
 	case errors.Is(err, relay.ErrNotFound):

@@ -72,15 +72,15 @@ func (a *API) readable(c echo.Context) (s *relay.Stream, lost bool, err error) {
 		_, s, err := a.own(c)
 		return s, false, err
 	}
-	t, err := a.auth.CheckTicket(ticket, id)
+	thisProcess, err := a.auth.CheckTicket(a.auth.ClientAddr(c.Request()), ticket, id)
 	if err != nil {
 		return nil, false, err
 	}
-	s, err = a.relay.Get(t.Owner, id)
+	s, err = a.relay.Find(id)
 	if err == nil {
 		return s, false, nil
 	}
-	if t.ThisProcess && !a.relay.Evicted(id) {
+	if thisProcess && !a.relay.Evicted(id) {
 		return nil, false, errTicketExpired
 	}
 	return nil, true, nil

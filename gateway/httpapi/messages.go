@@ -42,7 +42,7 @@ func (a *API) postMessages(c echo.Context) error {
 		return a.wholeMessage(c, id, b.bytes)
 	}
 	s, v, err := a.startStream(c, true, relay.Params{
-		Owner: id.Owner, Plan: id.Plan, Route: "/v1/messages", AbandonAfter: a.cfg.AbandonAfter.Messages,
+		Owner: id.Owner, Account: id.Account, Plan: id.Plan, Route: "/v1/messages", AbandonAfter: a.cfg.AbandonAfter.Messages,
 		Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: b.bytes},
 		Retry:   claude.Retry{Max: maxRetries},
 	})
@@ -83,7 +83,7 @@ func (a *API) postStreams(c echo.Context) error {
 		header.Set("Anthropic-Version", "2023-06-01")
 	}
 	s, _, err := a.startStream(c, false, relay.Params{
-		Owner: id.Owner, Plan: id.Plan, Route: "/v1/streams", AbandonAfter: a.cfg.AbandonAfter.Streams,
+		Owner: id.Owner, Account: id.Account, Plan: id.Plan, Route: "/v1/streams", AbandonAfter: a.cfg.AbandonAfter.Streams,
 		Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: header, Body: request},
 		Retry:   claude.Retry{Max: maxRetries, Statuses: claude.SafeStatus},
 	})
@@ -147,7 +147,7 @@ func (a *API) windowAndID(c echo.Context, s *relay.Stream) {
 
 // wholeMessage forwards a request whose answer is no stream. It takes a slot like a stream does.
 func (a *API) wholeMessage(c echo.Context, id auth.Identity, request []byte) error {
-	grant, err := a.relay.Admit(id.Owner, id.Plan)
+	grant, err := a.relay.Admit(id.Account, id.Plan)
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (a *API) wholeMessage(c echo.Context, id auth.Identity, request []byte) err
 	if err != nil {
 		return err
 	}
-	a.relay.Settle(id.Owner, id.Plan, answer)
+	a.relay.Settle(id.Account, id.Plan, answer)
 	grant.Release() // before the caller can ask for the next
 	writeJSON(c, http.StatusOK, answer)
 	return nil

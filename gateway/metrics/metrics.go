@@ -261,7 +261,8 @@ func (m *Metrics) RateLimited(limit string) {
 	}
 }
 
-// AuthFailed counts a refused credential: missing, wrong, conflicting or ticket.
+// AuthFailed counts a refused credential: missing, wrong, conflicting, token (a genuine one that is not accepted),
+// user_header, ticket, or throttled (a wrong credential or ticket from an address with too many).
 func (m *Metrics) AuthFailed(kind string) {
 	if m != nil {
 		m.authFailures.WithLabelValues(kind).Inc()
