@@ -15,13 +15,13 @@ import (
 // section a field; that file says what each value is for. A Config that
 // ParseConfig or LoadConfig returned is complete and within its bounds.
 //
-// It holds secrets (the upstream's key, callers' keys, the ticket secret): show
+// It holds secrets (the upstream's key, callers' keys, those of tokens and tickets): show
 // people Describe, never the value itself.
 type Config struct {
 	Server   Server
 	Upstream Upstream
 	Auth     Auth
-	Plans    map[string]limits.Plan // by name; Auth.DefaultPlan is always among them
+	Plans    map[string]limits.Plan // by name; Auth.DefaultPlan is among them if anybody may be on it
 	Relay    Relay
 	Log      Log
 }
@@ -55,9 +55,24 @@ type Upstream struct {
 // Auth is who may call.
 type Auth struct {
 	Keys           []Key // ids and keys are each unique
+	JWT            JWT
 	DefaultPlan    string
-	TrustedProxies []netip.Prefix // masked
+	TrustedProxies []netip.Prefix // masked; never empty with UserHeader
+	UserHeader     string         // in which they name the user; empty: they don't
 	TicketSecret   string         // empty: one is made at each start
+	AnonymousPlan  string         // empty: nobody calls without credentials
+}
+
+// JWT is which tokens are taken: those signed with Secret, or with the keys at
+// JWKSURL; without both, none. Fields that may be empty then say nothing.
+type JWT struct {
+	Secret    string
+	JWKSURL   string
+	Issuer    string // may be empty
+	Audience  string // may be empty
+	UserClaim string
+	PlanClaim string // may be empty
+	Cookie    string // may be empty
 }
 
 // Key is one caller's API key.
@@ -116,7 +131,7 @@ func Defaults() Config {
 			StallTimeout: 180 * time.Second,
 			Timeout:      10 * time.Minute,
 		},
-		Auth: Auth{DefaultPlan: "default"},
+		Auth: Auth{JWT: JWT{UserClaim: "sub", PlanClaim: "plan"}, DefaultPlan: "default"},
 		Plans: map[string]limits.Plan{
 			"default": {RequestsPerMinute: 60, Burst: 10, ConcurrentStreams: 8},
 		},

@@ -29,9 +29,7 @@ func (d *decoder) check() {
 			shortDuration(wait), shortDuration(hold)), "upstream.queue_wait", "relay.hold")
 	}
 	d.checkPlans()
-	if len(c.Auth.Keys) == 0 {
-		d.warn(d.near("auth.keys", "auth"), "is empty, so nobody can call; `sluice key` makes a key and its entry")
-	}
+	d.checkIdentity()
 }
 
 // absent treats a key that the text does not have as if it said text.
@@ -53,7 +51,7 @@ func (d *decoder) checkPlans() {
 	}
 	const missing = "names a plan that does not exist; the plans are: "
 	_, ok := c.Plans[c.Auth.DefaultPlan]
-	needed := false
+	needed := c.Auth.JWT.Secret != "" || c.Auth.JWT.JWKSURL != "" || c.Auth.UserHeader != ""
 	for i := range c.Auth.Keys {
 		k := &c.Auth.Keys[i]
 		if k.Plan == "" {
@@ -61,6 +59,9 @@ func (d *decoder) checkPlans() {
 		} else if _, ok := c.Plans[k.Plan]; !ok {
 			d.failNear(missing+sentence(plans), indexed("auth.keys", i)+".plan")
 		}
+	}
+	if _, ok := c.Plans[c.Auth.AnonymousPlan]; !ok && c.Auth.AnonymousPlan != "" {
+		d.failNear(missing+sentence(plans), "auth.anonymous_plan")
 	}
 	// A file that replaces the plans and never needs the default one may leave it out.
 	if _, named := d.places["auth.default_plan"]; !ok && (named || needed) {

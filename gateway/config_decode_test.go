@@ -221,6 +221,61 @@ var badInputs = []struct {
 		`c.yaml:1:45: auth.trusted_proxies[2]: "::ffff:10.0.0.0/104" is an IPv4 network in IPv6 clothes; write it as in 10.0.0.0/8`,
 		`c.yaml:1:68: auth.trusted_proxies[3]: "fe80::1%eth0" is neither an address nor a network; write it as in 10.0.0.0/8 or 192.0.2.1`,
 	}},
+	{"both kinds of tokens", "auth:\n  jwt:\n    secret: 0123456789abcdef0123456789abcdef\n    jwks_url: https://a.example/keys", []string{
+		"c.yaml:4:5: auth.jwt.jwks_url: is set, and auth.jwt.secret too; tokens are signed with one or the other, so remove one",
+	}},
+	{"tokens of no kind", "auth:\n  jwt: {issuer: a, audience: b, user_claim: c, plan_claim: d, cookie: e}", []string{
+		"c.yaml:2:9: auth.jwt.issuer: is set, but neither auth.jwt.secret nor auth.jwt.jwks_url, so no token is taken; set one of them",
+		"c.yaml:2:20: auth.jwt.audience: is set, but neither auth.jwt.secret nor auth.jwt.jwks_url, so no token is taken; set one of them",
+		"c.yaml:2:33: auth.jwt.user_claim: is set, but neither auth.jwt.secret nor auth.jwt.jwks_url, so no token is taken; set one of them",
+		"c.yaml:2:48: auth.jwt.plan_claim: is set, but neither auth.jwt.secret nor auth.jwt.jwks_url, so no token is taken; set one of them",
+		"c.yaml:2:63: auth.jwt.cookie: is set, but neither auth.jwt.secret nor auth.jwt.jwks_url, so no token is taken; set one of them",
+	}},
+	{"keys without TLS", "auth: {jwt: {jwks_url: \"http://login.example.com/keys\"}}", []string{
+		`c.yaml:1:14: auth.jwt.jwks_url: "http://login.example.com/keys" is not https; whoever changes the keys on their way could be any user`,
+	}},
+	{"keys from a file", "auth: {jwt: {jwks_url: \"file:///etc/passwd\"}}", []string{
+		`c.yaml:1:14: auth.jwt.jwks_url: "file:///etc/passwd" is not an https URL; write it as in https://login.example.com/.well-known/jwks.json`,
+	}},
+	{"keys from nowhere", "auth: {jwt: {jwks_url: \"https:///keys\"}}", []string{
+		`c.yaml:1:14: auth.jwt.jwks_url: "https:///keys" is not an https URL; write it as in https://login.example.com/.well-known/jwks.json`,
+	}},
+	{"keys with credentials", "auth: {jwt: {jwks_url: \"https://u:hunter2@a.example/keys\"}}", []string{
+		"c.yaml:1:14: auth.jwt.jwks_url: the value has credentials in it; write it as in https://login.example.com/.well-known/jwks.json",
+	}},
+	{"secret with a line break", "auth: {jwt: {secret: \"hunter2\\n\"}}", []string{
+		"c.yaml:1:14: auth.jwt.secret: has a line break or another control character, which hardly belongs to it",
+	}},
+	{"no claim", "auth: {jwt: {secret: 0123456789abcdef0123456789abcdef, user_claim: \"\"}}", []string{
+		"c.yaml:1:56: auth.jwt.user_claim: is empty; write sub",
+	}},
+	{"claim with a space", "auth: {jwt: {secret: 0123456789abcdef0123456789abcdef, user_claim: \" sub\"}}", []string{
+		`c.yaml:1:56: auth.jwt.user_claim: " sub" has spaces around it, a line break, or more than 1000 bytes; write it as in sub`,
+	}},
+	{"cookie", "auth: {jwt: {secret: 0123456789abcdef0123456789abcdef, cookie: \"a=b;\"}}", []string{
+		"c.yaml:1:56: auth.jwt.cookie: the value is not the name of a cookie; write it as in session",
+	}},
+	{"user header without proxies", "auth: {user_header: X-User}", []string{
+		"c.yaml:1:8: auth.user_header: is set, but auth.trusted_proxies is empty: nobody is believed who sends it; write the proxy's address there",
+	}},
+	{"user header from everybody", "auth: {user_header: X-User, trusted_proxies: [10.0.0.1, \"::/0\"]}", []string{
+		"c.yaml:1:57: auth.trusted_proxies[1]: trusts everybody, and auth.user_header is set: anyone could be any user; write the proxies' addresses",
+	}},
+	{"user header of another use", "auth: {user_header: x-forwarded-for, trusted_proxies: [10.0.0.1]}", []string{
+		`c.yaml:1:8: auth.user_header: "x-forwarded-for" is what callers send for another purpose; write a header that only the proxy sets, as in X-Forwarded-User`,
+	}},
+	{"user header", "auth: {user_header: \"X User\", trusted_proxies: [10.0.0.1]}", []string{
+		`c.yaml:1:8: auth.user_header: "X User" is not the name of a header; write it as in X-Forwarded-User`,
+	}},
+	{"anonymous plan", "auth: {anonymous_plan: free}", []string{
+		"c.yaml:1:8: auth.anonymous_plan: names a plan that does not exist; the plans are: default",
+	}},
+	{"no default plan for tokens", "plans: {free: {}}\nauth: {jwt: {secret: 0123456789abcdef0123456789abcdef}}", []string{
+		"c.yaml:1:1: auth.default_plan: names a plan that does not exist; the plans are: free",
+	}},
+	{"no default plan for a proxy's users", "plans: {free: {}}\nauth: {user_header: X-User, trusted_proxies: [10.0.0.1]}", []string{
+		"c.yaml:1:1: auth.default_plan: names a plan that does not exist; the plans are: free",
+	}},
 	{"level", "log: {level: warning}", []string{
 		`c.yaml:1:7: log.level: "warning" is not one of debug, info, warn and error; did you mean warn?`,
 	}},

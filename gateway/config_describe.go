@@ -32,6 +32,15 @@ func (c Config) Describe() string {
 		line("forwarded", "%s, shared by all callers", sentence(paths))
 	}
 	line("keys", "%s", c.describeKeys())
+	if tokens := c.Auth.JWT.describe(); tokens != "" {
+		line("tokens", "%s", tokens)
+	}
+	if c.Auth.UserHeader != "" {
+		line("users", "are whom a trusted proxy names in %s, on plan %s", c.Auth.UserHeader, c.Auth.DefaultPlan)
+	}
+	if c.Auth.AnonymousPlan != "" {
+		line("anonymous", "callers without credentials are on plan %s, each address by itself", c.Auth.AnonymousPlan)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Plans)) {
 		line("plan", "%s: %s", name, describePlan(c.Plans[name]))
 	}
@@ -89,7 +98,11 @@ func describeQueue(u Upstream) string {
 }
 
 func (c Config) describeKeys() string {
-	if len(c.Auth.Keys) == 0 {
+	switch a := c.Auth; {
+	case len(a.Keys) > 0:
+	case a.JWT.describe() != "" || a.UserHeader != "" || a.AnonymousPlan != "":
+		return "none"
+	default:
 		return "none, so nobody can call"
 	}
 	perPlan := map[string]int{}
@@ -101,6 +114,34 @@ func (c Config) describeKeys() string {
 		words = append(words, fmt.Sprintf("%d on plan %s", perPlan[plan], plan))
 	}
 	return sentence(words)
+}
+
+// describe says which tokens are taken; empty if none.
+func (j JWT) describe() string {
+	var words []string
+	switch {
+	case j.Secret != "":
+		words = append(words, "signed with the configured secret (HS256)")
+	case j.JWKSURL != "":
+		at, _, _ := strings.Cut(j.JWKSURL, "?")
+		words = append(words, "signed with a key of "+at)
+	default:
+		return ""
+	}
+	if j.Issuer != "" {
+		words = append(words, "issued by "+j.Issuer)
+	}
+	if j.Audience != "" {
+		words = append(words, "for "+j.Audience)
+	}
+	words = append(words, "the user is "+j.UserClaim)
+	if j.PlanClaim != "" {
+		words = append(words, "the plan "+j.PlanClaim)
+	}
+	if j.Cookie != "" {
+		words = append(words, "also in the cookie "+j.Cookie)
+	}
+	return strings.Join(words, ", ")
 }
 
 func describePlan(p limits.Plan) string {

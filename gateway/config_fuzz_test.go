@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -70,7 +71,17 @@ func checkBounds(t *testing.T, c Config) {
 			t.Errorf("trusted proxy %v", p)
 		}
 	}
-	if _, ok := c.Plans[c.Auth.DefaultPlan]; !ok || c.Relay.Hold >= c.Upstream.StallTimeout || c.Upstream.APIKey == "" ||
+	a := c.Auth
+	if a.JWT.Secret != "" && a.JWT.JWKSURL != "" || a.JWT.UserClaim == "" || a.UserHeader != "" && len(a.TrustedProxies) == 0 || http.CanonicalHeaderKey(a.UserHeader) == "Authorization" {
+		t.Errorf("%+v", a)
+	}
+	if _, ok := c.Plans[a.AnonymousPlan]; !ok && a.AnonymousPlan != "" {
+		t.Errorf("the anonymous plan %q does not exist", a.AnonymousPlan)
+	}
+	if _, ok := c.Plans[a.DefaultPlan]; !ok && (a.JWT.describe() != "" || a.UserHeader != "") {
+		t.Errorf("the default plan %q does not exist", a.DefaultPlan)
+	}
+	if c.Relay.Hold >= c.Upstream.StallTimeout || c.Upstream.APIKey == "" ||
 		c.Relay.Memory < minSize || c.Relay.Memory > maxSize || strings.HasSuffix(c.Upstream.BaseURL, "/") {
 		t.Errorf("%+v", c)
 	}

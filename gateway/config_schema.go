@@ -3,7 +3,6 @@ package gateway
 import (
 	"crypto/x509"
 	"errors"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,8 +21,8 @@ func (d *decoder) schema() rules {
 			"admin_listen": d.address(&c.Server.AdminListen, "127.0.0.1:8081"),
 			"public_url":   {set: d.publicURL},
 			"tls": d.section(rules{
-				"cert_file": d.text(&c.Server.TLS.CertFile, "the name of a PEM file"),
-				"key_file":  d.text(&c.Server.TLS.KeyFile, "the name of a PEM file"),
+				"cert_file": d.text(&c.Server.TLS.CertFile, "/etc/sluice/tls.crt"),
+				"key_file":  d.text(&c.Server.TLS.KeyFile, "/etc/sluice/tls.key"),
 			}),
 			"h2c":          d.word(func(w string) { c.Server.H2C = w == "true" }, "true", "false"),
 			"cors_origins": {set: d.corsOrigins},
@@ -41,10 +40,13 @@ func (d *decoder) schema() rules {
 		}),
 		"auth": d.section(rules{
 			"keys":            {set: d.keys},
+			"jwt":             d.jwt(),
 			"default_plan":    {set: d.defaultPlan},
 			"trusted_proxies": {set: d.trustedProxies},
+			"user_header":     {set: d.userHeader},
 			"ticket_secret":   {set: d.ticketSecret},
-		}, "jwt", "user_header", "anonymous_plan"),
+			"anonymous_plan":  {set: d.anonymousPlan},
+		}),
 		"plans": {set: d.plans},
 		"relay": d.section(rules{
 			"hold":          d.duration(&c.Relay.Hold, 0),
@@ -94,10 +96,8 @@ func (d *decoder) baseURL(v value) {
 		s.fail("ends in /v1, which each request's path begins with; write it without")
 		return
 	}
-	if host := u.Hostname(); u.Scheme == "http" && host != "localhost" {
-		if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
-			d.warn(v, "sends the API key and all content unencrypted; write https unless the network is your own")
-		}
+	if u.Scheme == "http" && !loopback(u.Hostname()) {
+		d.warn(v, "sends the API key and all content unencrypted; write https unless the network is your own")
 	}
 	d.config.Upstream.BaseURL = u.String()
 }

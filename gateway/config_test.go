@@ -80,11 +80,11 @@ func TestShippedFileShowsEveryKey(t *testing.T) {
 	}
 }
 
-var wordStart = regexp.MustCompile(`([a-z])([A-Z])|([A-Z])([A-Z][a-z])`)
+var wordStart = regexp.MustCompile(`([a-z])([A-Z])|([A-Z])([A-Z][a-z])|(JWKS)(URL)`)
 
 func fieldPaths(prefix string, typ reflect.Type, paths map[string]bool) {
 	for f := range typ.Fields() {
-		name := wordStart.ReplaceAllString(f.Name, "${1}${3}_${2}${4}")
+		name := wordStart.ReplaceAllString(f.Name, "${1}${3}${5}_${2}${4}${6}")
 		path := strings.TrimPrefix(prefix+"."+strings.ToLower(name), ".")
 		switch {
 		case f.Type.Kind() == reflect.Struct:
@@ -128,8 +128,11 @@ auth:
   - {id: alice, key: "sha256:`+strings.ToUpper(hashOfSecret)+`", plan: pro}
   - {id: 007, key: "${KEY}"}
   default_plan: free
+  jwt: {jwks_url: "https://login.example.com/keys?p=a", issuer: "https://login.example.com/", audience: sluice, user_claim: "https://x.example/id", plan_claim: "", cookie: __Host-session}
   trusted_proxies: [10.0.0.0/8, "2001:db8::1", "::ffff:192.0.2.1"]
+  user_header: x-user
   ticket_secret: 0123456789abcdef0123456789abcdef
+  anonymous_plan: pro
 plans: {free: &none {}, pro: {requests_per_minute: "${RPM}", burst: 3, concurrent_streams: 4, viewers_per_stream: 5}, other: *none}
 relay:
   hold: 59s
@@ -146,8 +149,11 @@ log: {level: debug, format: json}
 		Upstream: Upstream{BaseURL: "http://127.0.0.1:9/claude", APIKey: "$a-x-$b", MaxConcurrent: 40, QueueWait: 9 * time.Second, StallTimeout: time.Minute, Timeout: 90 * time.Minute,
 			ForwardPaths: []string{"/v1/files", "/v1/skills"}},
 		Auth: Auth{
-			Keys:        []Key{{ID: "alice", Key: "sha256:" + hashOfSecret, Plan: "pro"}, {ID: "007", Key: "plain", Plan: "free"}},
+			Keys: []Key{{ID: "alice", Key: "sha256:" + hashOfSecret, Plan: "pro"}, {ID: "007", Key: "plain", Plan: "free"}},
+			JWT: JWT{JWKSURL: "https://login.example.com/keys?p=a", Issuer: "https://login.example.com/", Audience: "sluice",
+				UserClaim: "https://x.example/id", Cookie: "__Host-session"},
 			DefaultPlan: "free",
+			UserHeader:  "x-user", AnonymousPlan: "pro",
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128"),
 				netip.MustParsePrefix("192.0.2.1/32")},
 			TicketSecret: "0123456789abcdef0123456789abcdef",
@@ -211,6 +217,19 @@ server: {cors_origins: ["*"]}
 
 	_, warnings = mustParse(t, "", keyInEnv)
 	checkWarnings(t, warnings, "c.yaml: auth.keys: is empty, so nobody can call; `sluice key` makes a key and its entry")
+
+	_, warnings = mustParse(t, "auth:\n  jwt: {secret: hunter2}\n  anonymous_plan: free\nplans: {default: {}, free: {}}", keyInEnv)
+	checkWarnings(t, warnings,
+		"c.yaml:2:9: auth.jwt.secret: is shorter than 32 characters and may be guessed by anyone who has a token; who guesses it can be any user",
+		"c.yaml:3:3: auth.anonymous_plan: is a plan without requests_per_minute: anyone may call without end")
+
+	_, warnings = mustParse(t, "auth:\n  jwt:\n    jwks_url: https://login.example.com/keys", keyInEnv)
+	checkWarnings(t, warnings,
+		"c.yaml:3:5: auth.jwt.issuer: is empty, so tokens of other tenants of the same provider are taken, too, if they are signed with the same keys",
+		"c.yaml:3:5: auth.jwt.audience: is empty, so tokens that were made for other applications are taken, too, if they are signed with the same keys")
+
+	_, warnings = mustParse(t, "auth: {user_header: X-User, trusted_proxies: [10.0.0.1]}", keyInEnv)
+	checkWarnings(t, warnings)
 }
 
 func checkWarnings(t *testing.T, got []Warning, want ...string) {
@@ -269,5 +288,21 @@ log        text, from info
 `
 	if got := c.Describe(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestDescribeSaysWhoMayCall(t *testing.T) {
+	const proxy = "trusted_proxies: [10.0.0.1], user_header: X-User"
+	for text, want := range map[string]string{
+		"":                        "keys       none, so nobody can call\n",
+		"anonymous_plan: default": "keys       none\nanonymous  callers without credentials are on plan default, each address by itself\n",
+		proxy:                     "keys       none\nusers      are whom a trusted proxy names in X-User, on plan default\n",
+		"jwt: {secret: hunter2}":  "keys       none\ntokens     signed with the configured secret (HS256), the user is sub, the plan plan\n",
+		`jwt: {jwks_url: "https://a.example/keys?hunter2", issuer: i, audience: a, plan_claim: "", cookie: c}`: "tokens     signed with a key of https://a.example/keys, issued by i, for a, the user is sub, also in the cookie c\n",
+	} {
+		c, _ := mustParse(t, "auth: {"+text+"}", keyInEnv)
+		if got := c.Describe(); !strings.Contains(got, want) || strings.Contains(got, "hunter2") {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
 	}
 }

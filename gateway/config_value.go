@@ -256,15 +256,6 @@ func (d *decoder) count(into *int) rule {
 	}}
 }
 
-// text takes any text; want says what it stands for.
-func (d *decoder) text(into *string, want string) rule {
-	return rule{set: func(v value) {
-		if s, ok := d.optional(v, want); ok {
-			*into = s.text
-		}
-	}}
-}
-
 // word takes one of few words; take is given the one it was.
 func (d *decoder) word(take func(string), words ...string) rule {
 	return rule{set: func(v value) {

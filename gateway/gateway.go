@@ -59,14 +59,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
-	callers := auth.Config{DefaultPlan: cfg.Auth.DefaultPlan, TrustedProxies: cfg.Auth.TrustedProxies, TicketSecret: cfg.Auth.TicketSecret}
-	for _, k := range cfg.Auth.Keys {
-		callers.Keys = append(callers.Keys, auth.Key(k))
-	}
-	if o.Demo {
-		callers.Ambient = &auth.Identity{Owner: "user:demo"}
-	}
-	who, err := auth.New(callers, log)
+	who, err := auth.New(callers(cfg.Auth, o.Demo), log)
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
@@ -78,6 +71,19 @@ func New(cfg Config, o Options) (*Gateway, error) {
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
 	}, who, streams, client, m, log)
 	return &Gateway{cfg: cfg, log: log, client: client, auth: who, relay: streams, api: api, cert: cert, demo: o.Demo}, nil
+}
+
+// callers is who may call, as the auth room is told.
+func callers(a Auth, demo bool) auth.Config {
+	c := auth.Config{JWT: auth.JWT(a.JWT), UserHeader: a.UserHeader, TrustedProxies: a.TrustedProxies,
+		DefaultPlan: a.DefaultPlan, AnonymousPlan: a.AnonymousPlan, TicketSecret: a.TicketSecret}
+	for _, k := range a.Keys {
+		c.Keys = append(c.Keys, auth.Key(k))
+	}
+	if demo {
+		c.Ambient = &auth.Identity{Owner: "user:demo"}
+	}
+	return c
 }
 
 // lastWords is how long viewers get to read the end of a stream that the process's own end cut off.

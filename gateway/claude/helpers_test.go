@@ -109,7 +109,9 @@ func (d *decoding) End(err error) {
 }
 
 // pump gives a body to a stream, as a connection does.
-func (s *stream) pump(r io.Reader) { push(io.NopCloser(&within{s.ctx, r}), streamInPlace{s, func() {}}) }
+func (s *stream) pump(r io.Reader) {
+	push(io.NopCloser(&within{s.ctx, r}), streamInPlace{s, func() {}})
+}
 
 // within is a body that breaks when its context is canceled.
 type within struct {

@@ -154,7 +154,7 @@ func (a *API) wholeMessage(c echo.Context, id auth.Identity, request []byte) err
 	defer grant.Release()
 	setWindow(c.Response().Header(), grant.Window())
 	answer, err := a.call(c, claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: request,
-		Place: a.relay.Place(id.Owner, a.cfg.QueueWait)})
+		Place: a.relay.Place(id.Account, a.cfg.QueueWait)})
 	if err != nil {
 		return err
 	}

@@ -9,23 +9,23 @@ import (
 
 // place is a request's place at the upstream, as the claude room asks for it.
 type place struct {
-	relay  *Relay
-	owner  string
-	wait   time.Duration // negative: without end
-	until  time.Time     // it is not waited for longer; zero: no bound
-	stream *Stream       // nil: the answer is none
+	relay   *Relay
+	account string        // whose turn in the queue it takes
+	wait    time.Duration // negative: without end
+	until   time.Time     // it is not waited for longer; zero: no bound
+	stream  *Stream       // nil: the answer is none
 }
 
 // Place is the place at the upstream of a request whose answer is no stream. It is waited for at most so long.
-func (r *Relay) Place(owner string, wait time.Duration) claude.Place {
-	return &place{relay: r, owner: owner, wait: wait}
+func (r *Relay) Place(account string, wait time.Duration) claude.Place {
+	return &place{relay: r, account: account, wait: wait}
 }
 
 // Take waits in the queue. Its error is a *limits.Busy, the cause of the context's end, or ErrDraining: when the relay
 // stops, who is in the queue is told at once.
 func (p *place) Take(ctx context.Context) (release func(), err error) {
 	q, begun := p.relay.queue, time.Now()
-	permit, err := q.Enter(ctx, p.owner, 0)
+	permit, err := q.Enter(ctx, p.account, 0)
 	if err != nil && p.wait != 0 {
 		wait := p.wait
 		if wait > 0 && !p.until.IsZero() {
@@ -35,7 +35,7 @@ func (p *place) Take(ctx context.Context) (release func(), err error) {
 		defer context.AfterFunc(p.relay.stopping, func() { cancel(ErrDraining) })()
 		defer cancel(nil)
 		p.stream.setQueued(true)
-		permit, err = q.Enter(ctx, p.owner, wait)
+		permit, err = q.Enter(ctx, p.account, wait)
 		p.stream.setQueued(false)
 	}
 	if err != nil {

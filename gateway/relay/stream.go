@@ -108,7 +108,7 @@ func (s *Stream) Grant() *limits.Grant { return s.grant }
 // run opens the upstream, which from the first event on calls the stream's handler. It owns the request.
 func (s *Stream) run(ctx context.Context, req claude.Request, retry claude.Retry, queueWait time.Duration) {
 	defer s.failOnPanic(nil)
-	req.Place = &place{relay: s.relay, owner: s.Owner, wait: queueWait, until: retry.Until, stream: s}
+	req.Place = &place{relay: s.relay, account: s.Account, wait: queueWait, until: retry.Until, stream: s}
 	err := s.relay.client.Open(ctx, req, retry, upstream{s})
 	s.relay.charge(s, -int64(len(req.Body)))
 	if err != nil {
