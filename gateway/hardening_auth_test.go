@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -98,7 +99,8 @@ func TestKeyIDsOpenNoFilesAndNoURLs(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
 	h := openHouse(t, saying(1), p.login)
-	mallory := newProvider(t) // has the same key, so that only the name would be wrong; and a server that must not be asked
+	mallory := newProvider(t) // who must not be asked for keys
+	mallory.server.Config.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a token made us call its URL") })
 	for _, kid := range []any{"../../../../dev/null", "/dev/null", "file:///etc/passwd", mallory.server.URL, "main' OR 1=1 --", "main\x00", "main\n", "MAIN", []string{"main"}, map[string]any{"main": 1}, 1, true, strings.Repeat("k", 4000)} {
 		h.shut(t, fmt.Sprint(kid), "authorization", "Bearer "+signed(t, jwt.SigningMethodRS256, p.key, claims(nil), map[string]any{"kid": kid, "jku": mallory.server.URL, "x5u": mallory.server.URL}))
 		h.shut(t, fmt.Sprint(kid), "authorization", "Bearer "+signed(t, jwt.SigningMethodHS256, []byte{}, claims(nil), map[string]any{"kid": kid}))
