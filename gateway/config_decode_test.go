@@ -56,9 +56,6 @@ var badInputs = []struct {
 	{"odd key", "log: {\"a\\nb\": red}", []string{
 		"c.yaml:1:7: log.?: unknown key; known here: format and level",
 	}},
-	{"not yet", "auth: {user_header: x-user}", []string{
-		"c.yaml:1:8: auth.user_header: this version does not have it; remove it",
-	}},
 	{"section not yet", "store: {dir: data}", []string{
 		"c.yaml:1:1: store: this version does not have it; remove it",
 	}},
