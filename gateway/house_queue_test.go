@@ -280,7 +280,7 @@ func TestPauseThatTheUpstreamAsksForHoldsForAll(t *testing.T) {
 	}
 }
 
-func TestDrainServesTheQueueAndThenEndsIt(t *testing.T) {
+func TestDrainServesTheQueueAndThenRefusesIt(t *testing.T) {
 	t.Parallel()
 	for _, enough := range []bool{true, false} {
 		t.Run(fmt.Sprint("there is time: ", enough), func(t *testing.T) {
@@ -300,18 +300,17 @@ func TestDrainServesTheQueueAndThenEndsIt(t *testing.T) {
 				up := f.next(t)
 				up.send(start)
 				up.finish()
+				h.becomes("sluice_streams_active", 0) // which is all that the relay waits for
 				up = f.next(t)
 				up.send(`{"type":"message","model":"claude-sonnet-4-6","content":[]}`)
 				up.end()
 				receive(t, whole, "the whole answer").status(200)
-			}
-			want := "message_stop"
-			if !enough {
-				want = "event: error\n"
+				if a := receive(t, streamed, "the stream").status(200); !strings.Contains(a.body, "message_stop") {
+					t.Errorf("it ends with %q", a.body)
+				}
+			} else {
+				receive(t, streamed, "a refusal").refused(529, "overloaded_error")
 				receive(t, whole, "a refusal").refused(529, "overloaded_error")
-			}
-			if a := receive(t, streamed, "the stream").status(200); !strings.Contains(a.body, want) {
-				t.Errorf("it ends with %q", a.body)
 			}
 			w.r.rest()
 			h.waitStopped()

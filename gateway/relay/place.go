@@ -21,8 +21,8 @@ func (r *Relay) Place(account string, wait time.Duration) claude.Place {
 	return &place{relay: r, account: account, wait: wait}
 }
 
-// Take waits in the queue. Its error is a *limits.Busy, the cause of the context's end, or ErrDraining: when the relay
-// stops, who is in the queue is told at once.
+// Take waits in the queue. Its error is a *limits.Busy, the cause of the context's end, or ErrDraining when the time of a
+// drain is over.
 func (p *place) Take(ctx context.Context) (release func(), err error) {
 	q, begun := p.relay.queue, time.Now()
 	permit, err := q.Enter(ctx, p.account, 0)
@@ -35,11 +35,16 @@ func (p *place) Take(ctx context.Context) (release func(), err error) {
 		defer context.AfterFunc(p.relay.stopping, func() { cancel(ErrDraining) })()
 		defer cancel(nil)
 		p.stream.setQueued(true)
-		permit, err = q.Enter(ctx, p.account, wait)
-		p.stream.setQueued(false)
+		if permit, err = q.Enter(ctx, p.account, wait); err == nil {
+			p.stream.setQueued(false) // else it is as good as refused
+		}
 	}
 	if err != nil {
 		return nil, err
+	}
+	if p.relay.stopping.Err() != nil { // this place is one that the drain's end has made free
+		permit.Release()
+		return nil, ErrDraining
 	}
 	p.relay.metrics.UpstreamQueueLeft(time.Since(begun))
 	return permit.Release, nil

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -234,10 +235,11 @@ func TestAQueuedStreamEndsAsAnyOther(t *testing.T) {
 	for name, c := range map[string]struct {
 		end    func(*house, *Stream)
 		status Status
+		answer error
 	}{
-		"canceled": {func(h *house, s *Stream) { s.Cancel() }, Canceled},
-		"deleted":  {func(h *house, s *Stream) { h.Delete(s.Owner, s.ID) }, Canceled},
-		"stopped":  {func(h *house, s *Stream) { stop(h) }, Failed},
+		"canceled": {func(h *house, s *Stream) { s.Cancel() }, Canceled, nil},
+		"deleted":  {func(h *house, s *Stream) { h.Delete(s.Owner, s.ID) }, Canceled, nil},
+		"stopped":  {func(h *house, s *Stream) { stop(h) }, Failed, ErrDraining}, // and may be repeated elsewhere
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -246,7 +248,7 @@ func TestAQueuedStreamEndsAsAnyOther(t *testing.T) {
 				s := h.waiting(patient)
 				c.end(h, s)
 				synctest.Wait()
-				if n := s.Snapshot(false); n.Status != c.status || h.queue.Waiting() != 0 || !closed(s.Opened()) || s.Commit() != nil {
+				if n := s.Snapshot(false); n.Status != c.status || h.queue.Waiting() != 0 || !closed(s.Opened()) || s.Commit() != c.answer {
 					t.Errorf("%s, %d wait, %v", n.Status, h.queue.Waiting(), s.Commit())
 				}
 				s.Answered()
@@ -255,19 +257,33 @@ func TestAQueuedStreamEndsAsAnyOther(t *testing.T) {
 	}
 }
 
-func TestWhoIsInTheQueueWhenTheRelayStopsIsTold(t *testing.T) {
+// What is no stream is not what Drain and Stop wait for, and has the time of the drain all the same.
+func TestAWholeAnswerMayWaitInTheQueueAsLongAsTheDrainLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t, onePlace)
-		h.open()
+		release, err := h.Place("key:alice", wait).Take(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		told := make(chan error)
-		go func() {
-			_, err := h.Place("key:bob", wait).Take(t.Context())
-			told <- err
-		}()
+		for range 2 {
+			go func() {
+				_, err := h.Place("key:bob", wait).Take(t.Context())
+				told <- err
+			}()
+		}
 		synctest.Wait()
 		begun := time.Now()
-		stop(h)
-		if err := <-told; err != ErrDraining || time.Since(begun) != 0 {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		h.Drain(ctx)
+		h.Stop(t.Context())
+		pass(time.Second)
+		release()
+		if err := <-told; err != nil {
+			t.Error(err)
+		}
+		if err := <-told; err != ErrDraining || time.Since(begun) != 2*time.Second {
 			t.Errorf("%v after %v", err, time.Since(begun))
 		}
 	})

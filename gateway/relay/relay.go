@@ -32,7 +32,7 @@ type Relay struct {
 	metrics *metrics.Metrics
 	log     *slog.Logger
 
-	stopping context.Context // over when Stop begins
+	stopping context.Context // over when there is no more time to wait in the queue
 	stopNow  context.CancelFunc
 
 	mu       sync.Mutex
@@ -257,8 +257,17 @@ func (r *Relay) quietLocked() {
 }
 
 // Drain refuses new streams from now on, and waits until the last stream has ended and its viewers have seen the end, or
-// the context is over.
+// the context is over. Requests whose answers are no streams may wait in the queue until then, also after it has returned.
 func (r *Relay) Drain(ctx context.Context) {
+	r.wait(ctx)
+	if ctx.Err() != nil {
+		r.stopNow() // before Stop ends streams, whose places nobody shall get
+	}
+	context.AfterFunc(ctx, r.stopNow)
+}
+
+// wait is what Drain does but for the queue.
+func (r *Relay) wait(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = true
@@ -273,8 +282,8 @@ func (r *Relay) Drain(ctx context.Context) {
 	}
 }
 
-// Stop ends the streams that are left with an error event, and waits until the viewers have seen it or the context is
-// over. Drain must have been called.
+// Stop ends the streams that are left with an error event, refuses those that are in the queue, and waits until the
+// viewers have seen it or the context is over. Drain must have been called.
 func (r *Relay) Stop(ctx context.Context) {
 	r.mu.Lock()
 	var left []*Stream
@@ -283,10 +292,10 @@ func (r *Relay) Stop(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	for _, s := range left {
+		s.refuseIf(func() bool { return s.queued && !s.committed }, Failed, ErrDraining)
 		s.end(Failed, errStopped)
 	}
-	r.stopNow()
-	r.Drain(ctx)
+	r.wait(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.streams {
