@@ -6,8 +6,8 @@
 //	  auth         who calls: keys, tokens, tickets, trusted proxies; who guesses
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
 //	  limits       may they, now: requests a minute, open streams, the queue before the upstream
-//	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h2, metrics
-//	  h2           HTTP/2 whose answers are pushed to whoever waits
+//	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h1, h2, metrics
+//	  h1, h2       HTTP whose answers are pushed to whoever waits
 //	  backoff      how long to wait
 //	  metrics      every time series
 //	simulator      a Claude that can misbehave; only cli and tests know it

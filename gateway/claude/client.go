@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"sluice/gateway/backoff"
+	"sluice/gateway/h1"
 	"sluice/gateway/h2"
 	"sluice/gateway/metrics"
 )
@@ -77,7 +78,8 @@ func New(cfg Config, m *metrics.Metrics, log *slog.Logger) (*Client, error) {
 		t.TLSClientConfig.RootCAs = pool
 	}
 	return &Client{cfg: cfg, base: base, metrics: m, log: log, http: &http.Client{
-		Transport: &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig, Proxy: t.Proxy, Other: t},
+		Transport: &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig, Proxy: t.Proxy,
+			Other: &h1.Transport{Dial: dialer.DialContext, Proxy: t.Proxy, Other: t}},
 		// A redirect would carry the key to an address that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -224,7 +226,7 @@ func (c *Client) open(parent context.Context, req Request, begun time.Time, rele
 	}
 	s := newStream(ctx, cancel, w, c.log, resp.Header, h)
 	reading = true
-	if body, ok := resp.Body.(*h2.Body); ok {
+	if body, ok := resp.Body.(interface{ Push(h2.Sink) }); ok {
 		body.Push(streamInPlace{s, release})
 	} else {
 		go push(resp.Body, streamInPlace{s, release})
@@ -244,7 +246,7 @@ func (p streamInPlace) End(err error) {
 	p.stream.End(err)
 }
 
-// push reads a body for a stream that came over HTTP/1.1.
+// push reads a body for a stream whose transport does not push.
 func push(body io.ReadCloser, s streamInPlace) {
 	defer s.release() // also where reading panics
 	defer s.failOnPanic()

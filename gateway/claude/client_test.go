@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/gateway/h1"
 	"sluice/gateway/h2"
 	"sluice/gateway/simulator"
 )
@@ -51,8 +52,9 @@ func inMemory(t *testing.T, cfg Config, h http.Handler) (c *Client, end func()) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := c.http.Transport.(*h2.Transport).Other.(*http.Transport)
+	transport := c.http.Transport.(*h2.Transport).Other.(*h1.Transport).Other.(*http.Transport)
 	transport.Proxy, transport.DialContext = nil, l.dial
+	c.http.Transport = transport // pipes are no sockets
 	return c, func() { c.CloseIdle(); server.Close(); <-done }
 }
 

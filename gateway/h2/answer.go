@@ -11,12 +11,11 @@ import (
 )
 
 // Sink takes a body as it arrives.
-type Sink interface {
-	// Data gets the next bytes. They are valid during the call, which must not block: it comes on the goroutine that
-	// reads for all answers of the connection.
+//
+// Data gets the next bytes. They are valid during the call, which must not block: it comes on the goroutine that reads
+// for all answers of the connection. End comes once, after the last Data. It is nil if the body is whole.
+type Sink = interface {
 	Data(p []byte)
-
-	// End comes once, after the last Data. It is nil if the body is whole.
 	End(err error)
 }
 

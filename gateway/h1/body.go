@@ -1,0 +1,209 @@
+//go:build linux
+
+package h1
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"syscall"
+)
+
+// Sink takes a body as it arrives.
+//
+// Data gets the next bytes. They are valid during the call, which must not block: it comes on a goroutine that reads for
+// many answers. End comes once, after the last Data. It is nil if the body is whole.
+type Sink = interface {
+	Data(p []byte)
+	End(err error)
+}
+
+// Body is an answer's body: it is read, or it is pushed.
+type Body struct {
+	conn    *conn
+	reuse   bool      // the connection is free after it
+	framing framing   // how its end is told
+	inner   io.Reader // net/http's, while it is read
+	reader  *bufio.Reader
+
+	mu     sync.Mutex
+	sink   Sink
+	poller *poller // which waits for the socket; nil: it isn't pushed
+	fd     int
+	over   bool
+	err    error
+	unbind func() bool // from the request's context
+}
+
+func newBody(c *conn, r *bufio.Reader, resp *http.Response) *Body {
+	b := &Body{conn: c, reader: r, inner: resp.Body, reuse: !resp.Close}
+	switch {
+	case len(resp.TransferEncoding) > 0: // chunked; ReadResponse takes nothing else
+		b.framing.chunked = true
+	case resp.ContentLength >= 0:
+		b.framing.left = resp.ContentLength
+	default:
+		b.framing.toEOF = true
+	}
+	if resp.Request.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		b.framing = framing{}
+	}
+	return b
+}
+
+// bind ends the body with the request's context.
+func (b *Body) bind(ctx context.Context) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unbind = context.AfterFunc(ctx, func() { b.end(context.Cause(ctx), false) })
+}
+
+// Push hands the rest of the body to a sink, as it comes. It must not be called twice, nor beside Read.
+func (b *Body) Push(s Sink) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sink = s
+	if b.over {
+		s.End(b.err)
+		return
+	}
+	// What came with the header.
+	rest, _ := b.reader.Peek(b.reader.Buffered())
+	over := b.take(rest)
+	b.free()
+	if over {
+		return
+	}
+	err := b.conn.raw.Control(func(fd uintptr) { b.fd = int(fd) }) // it is closed under the lock only
+	if err == nil {
+		b.poller, err = b.conn.transport.pollers.add(b.fd, b)
+	}
+	if err != nil {
+		b.endLocked(err, false)
+	}
+}
+
+// ready is called when there is something to read on the socket. hangup says that its other end is closed: then it is
+// read until nothing is left; else one read that doesn't fill the buffer has emptied it.
+func (b *Body) ready(buffer []byte, hangup bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !b.over {
+		n, err := syscall.Read(b.fd, buffer)
+		if n > 0 {
+			if b.take(buffer[:n]) || n < len(buffer) && !hangup {
+				return
+			}
+			continue
+		}
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return
+		case err == nil && b.framing.toEOF:
+			b.endLocked(nil, false)
+		case err == nil:
+			b.endLocked(io.ErrUnexpectedEOF, false)
+		default:
+			b.endLocked(err, false)
+		}
+	}
+}
+
+// take hands on what has arrived, and reports whether the body is over.
+func (b *Body) take(p []byte) bool {
+	for len(p) > 0 || b.framing.done() {
+		if b.framing.done() {
+			b.endLocked(nil, b.reuse && len(p) == 0)
+			return true
+		}
+		data, rest, err := b.framing.next(p)
+		if len(data) > 0 {
+			b.sink.Data(data)
+			if b.over {
+				return true
+			}
+		}
+		if err != nil {
+			b.endLocked(err, false)
+			return true
+		}
+		p = rest
+	}
+	return false
+}
+
+// end ends the body, once.
+func (b *Body) end(err error, keep bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.endLocked(err, keep)
+}
+
+func (b *Body) endLocked(err error, keep bool) {
+	if b.over {
+		return
+	}
+	b.over, b.err = true, err
+	if b.unbind != nil && !b.unbind() {
+		keep = false // the context is over, and interrupts the connection
+	}
+	if b.poller != nil {
+		b.poller.remove(b.fd)
+	}
+	if keep {
+		b.conn.transport.keep(b.conn)
+	} else {
+		b.conn.nc.Close()
+	}
+	if b.sink != nil {
+		b.sink.End(err)
+	}
+}
+
+// free gives back the buffer that the header came in.
+func (b *Body) free() {
+	b.reader.Reset(nil)
+	readers.Put(b.reader)
+	b.reader, b.inner = nil, nil
+}
+
+var errClosed = errors.New("the body was closed")
+
+// Read is io.Reader's.
+func (b *Body) Read(p []byte) (int, error) {
+	if b.inner == nil {
+		return 0, b.failure()
+	}
+	n, err := b.inner.Read(p)
+	switch err {
+	case nil:
+	case io.EOF:
+		keep := b.reuse && !b.framing.toEOF && b.reader.Buffered() == 0
+		b.free()
+		b.end(nil, keep)
+		return n, io.EOF
+	default:
+		b.end(err, false)
+		err = b.failure() // what has closed the connection, where that is why
+	}
+	return n, err
+}
+
+func (b *Body) failure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		return io.EOF
+	}
+	return b.err
+}
+
+// Close ends the answer where it has not ended.
+func (b *Body) Close() error {
+	b.end(errClosed, false)
+	return nil
+}
