@@ -13,7 +13,7 @@ export interface ClientOptions {
   fetch?: (url: string, init: RequestInit) => Promise<Response>;
   /**
    * How often a request is repeated after 408, 409, 429, 5xx or a failed connection. `x-should-retry` is obeyed, and so
-   * is `retry-after` up to a minute; a longer one is not waited for. Default 2.
+   * is `retry-after` (in seconds) up to a minute; a longer one is not waited for. Default 2.
    */
   maxRetries?: number;
   /** How many milliseconds a request may take that is not the reading of events. Default 600,000, as in the SDK. */
@@ -146,7 +146,7 @@ export class MessageStream implements AsyncIterable<MessageStreamEvent | ResyncE
   readonly eventsUrl: string;
   /** The id of the last event received, "" before it. A listener sees its own event's; a loop may be behind it. */
   readonly lastEventId: string;
-  /** What has come so far; it stays after the end, whatever the end was. */
+  /** What has come so far; it stays after the end, whatever the end was. A tool's input is `{}` until its block stops. */
   readonly currentMessage: Message | undefined;
   readonly request_id: string | null | undefined;
   readonly ended: boolean;

@@ -1,4 +1,4 @@
-// Answers of Claude through Sluice, for browsers and Node. client.d.ts says what each part does.
+// Sluice's client; client.d.ts says what it promises.
 
 export class APIError extends Error {
   constructor(message, { status, headers, error, cause, type = error?.error?.type ?? "api_error" } = {}) {
@@ -10,79 +10,69 @@ export class APIError extends Error {
 export class APIConnectionError extends APIError {}
 export class APIUserAbortError extends APIError {}
 
-const lost = (message, cause) => new APIConnectionError(message, { type: "connection_error", cause });
-
 const parse = (json) => {
   try {
     return JSON.parse(json);
   } catch {}
 };
 
-// Makes one request and hands the response to use, which calls alive at each sign of life: without one for patience ms
-// it is over. The key goes to the gateway's own origin alone; an events URL may have come from anywhere.
-async function attempt(client, url, init, signal, patience, use) {
-  const silence = new AbortController();
-  let timer;
-  const alive = () => {
-    clearTimeout(timer);
-    timer = setTimeout(() => silence.abort(), patience);
-  };
-  try {
-    alive();
-    const response = await client.fetch(url.href, {
-      ...init,
-      headers: { ...(url.origin === client.baseURL.origin && client.headers), ...init.headers },
-      credentials: client.credentials,
-      cache: "no-store", // else a browser lets a second reader of the URL wait for the first
-      signal: AbortSignal.any([silence.signal, signal]),
-    });
-    if (response.ok) return await use(response, alive);
-    const { status, headers } = response, text = await response.text();
-    throw new APIError(undefined, { status, headers, error: parse(text) ?? text });
-  } catch (error) {
-    if (signal.aborted) throw new APIUserAbortError("The caller left.", { type: "abort_error" });
-    if (error instanceof APIError) throw error;
-    throw lost(silence.signal.aborted ? `Nothing came for ${patience} ms.` : `The connection failed: ${error.message}`, error);
-  } finally {
-    clearTimeout(timer);
-    silence.abort(); // the rest of the body
-  }
-}
-
-// Runs until it succeeds, fails for good, or has failed more than limit times without progress.
-async function persist(run, limit, delay, signal, told) {
-  for (let failures = 0; ; ) {
-    try {
-      return await run(() => (failures = 0));
-    } catch (error) {
-      const { status, headers } = error, after = headers?.get("retry-after"), should = headers?.get("x-should-retry");
-      const asked = (isNaN(after) ? Date.parse(after) - Date.now() : after * 1000) || 0;
-      const again = should ? should === "true" : status >= 500 || [408, 409, 429].includes(status);
-      if (!(again || error instanceof APIConnectionError) || asked > 60_000 || ++failures > limit) throw error;
-      const wait = Math.max(asked, delay(failures)), over = new AbortController();
-      let timer;
-      const pause = new Promise((go) => {
-        timer = setTimeout(go, wait);
-        globalThis.addEventListener?.("online", go, over);
-        signal.addEventListener("abort", go, over);
-      });
-      told?.(error, wait);
-      await pause;
+// Tries until use succeeds, or fails for good or too often in a row. Without alive() for pace.patience ms a try fails.
+async function ask(client, path, pace, signal, use) {
+  for (;;) {
+    const url = new URL(path, client.baseURL), { headers, ...init } = pace.init();
+    let over = new AbortController(), timer, failure;
+    const alive = () => {
       clearTimeout(timer);
-      over.abort();
+      timer = setTimeout(() => over.abort(), pace.patience);
+    };
+    alive();
+    try {
+      const response = await client.fetch.call(undefined, url.href, {
+        ...init,
+        // An events URL may have come from anywhere.
+        headers: { ...(url.origin === client.baseURL.origin && client.headers), ...headers },
+        credentials: client.credentials,
+        cache: "no-store", // else a second reader waits for the first
+        signal: AbortSignal.any([over.signal, signal]),
+      });
+      if (response.ok) return await use(response, alive);
+      const text = await response.text();
+      throw new APIError(undefined, { status: response.status, headers: response.headers, error: parse(text) ?? text });
+    } catch (cause) {
+      if (signal.aborted) throw new APIUserAbortError("The caller left.", { type: "abort_error" });
+      const why = over.signal.aborted ? `No byte for ${pace.patience} ms.` : cause.message;
+      failure = cause instanceof APIError ? cause : new APIConnectionError(why, { type: "connection_error", cause });
+    } finally {
+      clearTimeout(timer);
+      over.abort(); // the rest of the body
     }
+    const { status, headers: told } = failure, asked = told?.get("retry-after") * 1e3 || 0, should = told?.get("x-should-retry");
+    const may = should ? should === "true" : status >= 500 || [408, 409, 429].includes(status) || failure instanceof APIConnectionError;
+    if (!may || asked > 6e4 || pace.failures++ >= pace.limit) throw failure;
+    // Spread, lest all come at once.
+    const wait = Math.max(asked, Math.min(pace.base * 2 ** (pace.failures - 1), 3e4)) * (1 + Math.random() / 2);
+    over = new AbortController();
+    const rest = new Promise((go) => {
+      timer = setTimeout(go, wait);
+      globalThis.addEventListener?.("online", go, over);
+      signal.addEventListener("abort", go, over);
+    });
+    pace.told?.(failure, wait);
+    await rest;
+    clearTimeout(timer);
+    over.abort();
   }
 }
 
-// Server-sent events (WHATWG HTML, 9.2.6). A frame without data is no event, but its id counts.
+// WHATWG HTML, 9.2.6. The id of a frame without data counts too.
 async function* frames(body, alive) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", cr = false, frame = {};
   for (;;) {
     let { done, value: text } = await reader.read();
-    if (done) return;
+    if (done) throw Error("The connection was closed early.");
     alive();
-    if (cr && text[0] === "\n") text = text.slice(1); // the line end's second half
+    if (cr && text[0] === "\n") text = text.slice(1); // half a line end
     cr = text.endsWith("\r");
     const lines = text.split(/\r\n|\r|\n/);
     lines[0] = rest + lines[0];
@@ -93,7 +83,7 @@ async function* frames(body, alive) {
         yield frame;
         frame = {};
       }
-      if (field === "data") frame.data = "data" in frame ? frame.data + "\n" + value : value;
+      if (field === "data") frame.data = frame.data?.concat("\n", value) ?? value;
       if (field === "event") frame.event = value;
       if (field === "id" && !value.includes("\0")) frame.id = value;
       if (field === "retry" && /^\d+$/.test(value)) yield { retry: +value };
@@ -101,70 +91,64 @@ async function* frames(body, alive) {
   }
 }
 
-const TOKEN = /\s*("[^"\\]*(?:\\[^][^"\\]*)*"|[[{\]},:]|true|false|null|-?\d[\d.eE+-]*(?=[\s,\]}]))/gy;
-
-// Parses JSON that may be cut short: what is unfinished is dropped, what is open is closed.
+// Parses JSON that may be cut short.
 function complete(json) {
-  let open = "", at = 0, ends = []; // as of each of the last tokens; {"a":1,"b": needs four
-  for (const [text, token] of json.matchAll(TOKEN)) {
-    at += text.length;
+  let open = "", ends = []; // closed after the last token, or after one of those before: a comma, a key
+  const token = /\s*("[^"\\]*(?:\\[^][^"\\]*)*"|[[{\]},:]|true|false|null|-?\d[\d.eE+-]*(?=[\s,\]}]))/gy;
+  const rest = json.replace(token, (text, token, at) => {
     const close = { "{": "}", "[": "]" }[token];
     open = close ? close + open : token === open[0] ? open.slice(1) : open;
-    ends = [json.slice(0, at) + open, ...ends.slice(0, 3)];
-  }
-  const rest = json.slice(at).trim(), cut = /^"|^[-+.\deE]*$/.test(rest) || " true false null".includes(" " + rest);
-  return (cut && ends.map(parse).find((value) => value !== undefined)) || JSON.parse(json || "{}");
+    ends = [json.slice(0, at + text.length) + open, ...(/[",:]/.test(token) ? ends.slice(0, 3) : [])];
+    return "";
+  }).trim();
+  const cut = /^"|^[-+.\deE]*$/.test(rest) || " true false null".includes(" " + rest);
+  return (cut && ends.map(parse).find(Boolean)) || JSON.parse(json.trim() || "{}");
 }
 
-const inputs = new WeakMap(); // the JSON of a tool's input so far, by block
+const inputs = new WeakMap(); // JSON so far, by open block
 
-const setInput = (block, property) => {
-  delete block.input; // it moves to the end, as in the SDK
-  Object.defineProperty(block, "input", { ...property, enumerable: true, configurable: true });
+const close = (block) => {
+  if (!inputs.has(block)) return;
+  delete block.input; // to the end, as in the SDK
+  block.input = complete(inputs.get(block));
+  inputs.delete(block);
 };
 
-const copy = (from, to, keys = Object.keys(from)) => {
-  for (const key of keys) if (from[key] != null) to[key] = from[key];
+const copy = (from, to) => {
+  for (const key in from) if (from[key] != null) to[key] = from[key];
 };
 
-// By kind of delta: the event that it is, what of it is told, and where its block has all so far.
+// The event, what of the delta it tells, and where the block has all so far.
 const DELTAS = {
-  text_delta: ["text", "text", "text"],
-  thinking_delta: ["thinking", "thinking", "thinking"],
-  signature_delta: ["signature", "signature", "signature"],
+  text_delta: ["text"],
+  thinking_delta: ["thinking"],
+  signature_delta: ["signature"],
   citations_delta: ["citation", "citation", "citations"],
   input_json_delta: ["inputJson", "partial_json", "input"],
 };
 
-// Adds an event to a message as the official SDK does, in its beta form, which knows more.
-function accumulate(message, event) {
-  const { delta, usage, content_block } = event, block = message.content.at(event.index);
-  switch (event.type) {
-    case "message_delta":
-      for (const key of ["stop_reason", "stop_sequence", "stop_details"]) message[key] = delta[key];
-      copy(delta, message);
-      copy(event, message, ["context_management", "input_transformations"]);
-      copy(usage ?? {}, (message.usage ??= {})); // cumulative
-      break;
-    case "content_block_start":
-      message.content.push(structuredClone(content_block));
-      if (content_block.type === "fallback") message.model = content_block.to.model;
-      break;
-    case "content_block_stop":
-      if (inputs.has(block)) setInput(block, { value: complete(inputs.get(block)), writable: true });
-      break;
-    case "content_block_delta": {
-      const [, part, all] = DELTAS[delta.type] ?? [], more = delta[part], was = block[all];
-      if (all === "input") {
-        const json = (inputs.get(block) ?? "") + more;
-        inputs.set(block, json);
-        setInput(block, { get: () => complete(json) });
-      } else if (all) {
-        block[all] = all === "citations" ? [...(was ?? []), more] : all === "signature" ? more : (was ?? "") + more;
-      } else if (delta.type === "compaction_delta") {
-        Object.assign(block, delta, { type: block.type });
-      }
-    }
+// As the official SDK does, in its beta form, which knows more.
+function accumulate(message, { type, index, delta, usage, content_block, ...more }) {
+  const { content } = message, block = content.at(index);
+  if (type === "message_start") throw Error("two answers");
+  if (type === "message_delta") {
+    for (const key of ["stop_reason", "stop_sequence", "stop_details"]) message[key] = delta[key];
+    copy(delta, message);
+    copy(more, message); // context_management
+    copy(usage, (message.usage ??= {})); // cumulative
+  }
+  if (type === "content_block_start") {
+    content.push(structuredClone(content_block));
+    if (content_block.type === "fallback") message.model = content_block.to.model;
+  }
+  if (type === "content_block_stop") close(block);
+  if (type === "message_stop") content.forEach(close);
+  if (type === "content_block_delta") {
+    const [name, part = name, all = part] = DELTAS[delta.type] ?? [], was = block[all] ?? "", news = delta[part];
+    if (all === "input") inputs.set(block, (inputs.get(block) ?? "") + news);
+    else if (all === "citations") block[all] = [...was, news];
+    else if (all) block[all] = all === "signature" ? news : was + news;
+    else if (delta.type === "compaction_delta") Object.assign(block, delta, { type: block.type });
   }
 }
 
@@ -173,27 +157,23 @@ export class MessageStream {
   errored = false;
   aborted = false;
   #client;
-  #listeners = {};
-  #left = new AbortController();
   #signal;
-  #retry = 1000; // ms, until the gateway says another
-  #again; // the log is read once more, for the Message alone
+  #left = new AbortController();
+  #listeners = {};
+  #pace;
+  #again; // for the Message alone
   #awaited;
   #loops = 0;
-  #waiting = []; // loops that wait for an event
-  #last = {}; // event, to which the next is linked: what a loop has not read yet, it alone holds
-  #settle;
-  #end = new Promise((...settle) => (this.#settle = settle));
-  #error;
+  #last = {}; // event, linked to the next: only loops hold what they have not read
+  #end;
 
   constructor(client, eventsUrl, { id, lastEventId = "", signal } = {}) {
     this.#client = client;
+    this.#signal = AbortSignal.any([this.#left.signal, signal ?? this.#left.signal]);
     this.eventsUrl = new URL(eventsUrl, client.baseURL).href;
     this.id = id ?? /streams\/([^/]+)\/events/.exec(eventsUrl)?.[1];
     this.lastEventId = lastEventId;
-    this.#end.catch(() => {});
-    this.#signal = AbortSignal.any([this.#left.signal, ...(signal ? [signal] : [])]);
-    queueMicrotask(() => this.#run()); // so that the caller can listen first
+    this.#end = this.#run();
   }
 
   on(name, listener, once) {
@@ -211,11 +191,8 @@ export class MessageStream {
   }
 
   emitted(name) {
-    this.#awaited = true;
     return new Promise((resolve, reject) => {
-      const never = () => reject(this.#error ?? new APIError(`The stream has ended without ${name}.`));
-      if (this.ended) never();
-      else this.once(name, resolve).once("end", never);
+      this.once(name, resolve).done().then(() => reject(new APIError(`The stream ended without ${name}.`)), reject);
     });
   }
 
@@ -231,7 +208,7 @@ export class MessageStream {
 
   async finalText() {
     const { content } = await this.finalMessage();
-    return content.filter(({ type }) => type === "text").map(({ text }) => text).join(" ");
+    return content.flatMap(({ type, text }) => (type === "text" ? text : [])).join(" ");
   }
 
   abort() {
@@ -250,10 +227,9 @@ export class MessageStream {
     this.#loops++;
     try {
       for (;;) {
-        if (at.next) yield (at = at.next).event;
-        else if (!this.ended) await new Promise((wake) => this.#waiting.push(wake));
-        else if (this.#error) throw this.#error;
-        else return;
+        while (at.next) yield (at = at.next).event;
+        if (this.ended) return await this.#end;
+        await new Promise((go) => this.once("more", go));
       }
     } finally {
       if (!--this.#loops) this.abort();
@@ -261,56 +237,53 @@ export class MessageStream {
   }
 
   async #run() {
+    await null; // the caller listens first
     const client = this.#client, signal = this.#signal;
-    const connect = (progress) => {
-      const headers = this.lastEventId && { "last-event-id": this.lastEventId };
-      return attempt(client, new URL(this.eventsUrl), { headers }, signal, client.silence,
-        (response, alive) => this.#read(response, alive, progress));
+    this.#pace = {
+      base: 1e3, failures: 0, limit: client.maxReconnects, patience: client.silence,
+      init: () => ({ headers: this.lastEventId && { "last-event-id": this.lastEventId } }),
+      told: (error, retryIn) => this.#emit("disconnect", { reason: error.message, error, retryIn }),
     };
-    // As the gateway says, then twice as long each time; spread, so that not all come back at once.
-    const delay = (failures) => Math.min(this.#retry * 2 ** (failures - 1), 30_000) * (1 + Math.random() / 2);
-    const told = (error, retryIn) => this.#emit("disconnect", { reason: error.message, error, retryIn });
     try {
-      while (!(await persist(connect, client.maxReconnects, delay, signal, told)));
+      while (!(await ask(client, this.eventsUrl, this.#pace, signal, (...got) => this.#read(...got))));
       this.#emit("message", this.currentMessage);
       this.#emit("finalMessage", this.currentMessage);
     } catch (error) {
-      this.#error = error;
       this.errored = true;
       this.aborted = signal.aborted;
-      if (!(signal.aborted || this.#awaited || this.#loops || this.#listeners.error?.length)) Promise.reject(error);
+      const heard = signal.aborted || this.#awaited || this.#loops || this.#listeners.error?.length;
+      if (heard) this.#end.catch(() => {}); // else it is an unhandled rejection
       this.#emit(signal.aborted ? "abort" : "error", error);
+      throw error;
+    } finally {
+      this.ended = true;
+      this.#emit("end");
+      this.#emit("more");
     }
-    this.ended = true;
-    this.#settle[+this.errored](this.#error);
-    this.#emit("end");
-    this.#wake();
   }
 
-  // Reads one connection. True: to the stream's end.
-  async #read({ status, headers, body }, alive, progress) {
+  // True: to the end.
+  async #read({ status, headers, body }, alive) {
     this.request_id = headers.get("request-id");
-    let end = status === 204;
-    if (!end) {
+    if (status !== 204) {
       if (!/^text\/event-stream/.test(headers.get("content-type"))) throw new APIError("This is no event stream.", { status, headers });
       this.#emit("connect");
       for await (const { retry, id, event, data } of frames(body, alive)) {
         this.#signal.throwIfAborted();
-        if (retry) this.#retry = retry;
+        if (retry) this.#pace.base = retry;
         this.lastEventId = id ?? this.lastEventId;
         if (data === undefined) continue;
-        progress();
-        if ((end = this.#take(id, event, data, headers))) break;
+        this.#pace.failures = 0;
+        if (this.#take(id, event, data, headers)) break;
       }
-      if (!end) throw lost("The connection was closed before the stream's end.");
     }
     if (this.currentMessage) return true;
     if (this.#again) throw new APIError("The stream has no message.");
-    this.#again = true; // who came with a cursor has the end, but not the beginning
+    this.#again = true; // a cursor leaves out the beginning
     this.lastEventId = "";
   }
 
-  // Takes one event. True: the last.
+  // True: the last event.
   #take(id, name, data, headers) {
     let event = parse(data);
     const kind = name || event?.type;
@@ -320,10 +293,10 @@ export class MessageStream {
     try {
       event = { ...event, type: kind };
       if (kind === "resync") this.currentMessage = undefined;
-      if (kind === "message_start") this.currentMessage = structuredClone(event.message);
-      else if (this.currentMessage) accumulate(this.currentMessage, event);
+      if (this.currentMessage) accumulate(this.currentMessage, event);
+      else if (kind === "message_start") this.currentMessage = structuredClone(event.message);
       if (!this.#again) this.#tell(event);
-    } catch (cause) { // a Message that lacks something must not look whole
+    } catch (cause) { // a Message with a gap must not look whole
       throw new APIError(`This event makes no sense: ${data}`, { cause, headers });
     }
     return kind === "message_stop";
@@ -332,37 +305,27 @@ export class MessageStream {
   #tell(event) {
     const { type, index, delta } = event, block = this.currentMessage?.content.at(index);
     this.#last = this.#last.next = { event };
-    this.#wake();
+    this.#emit("more");
     if (type === "resync") return this.#emit(type, event);
     this.#emit("streamEvent", event, this.currentMessage);
     if (type === "content_block_stop") this.#emit("contentBlock", block);
-    const [name, part, all] = DELTAS[delta?.type] ?? [];
-    if (this.#listeners[name]) this.#emit(name, delta[part], block?.[all]);
-  }
-
-  #wake() {
-    for (const wake of this.#waiting.splice(0)) wake();
+    const [name, part = name, all = part] = DELTAS[delta?.type] ?? [];
+    if (this.#listeners[name]) this.#emit(name, delta[part], inputs.has(block) ? complete(inputs.get(block)) : block?.[all]);
   }
 
   #emit(name, ...args) {
     const listeners = this.#listeners[name] ?? [];
     this.#listeners[name] = listeners.filter((l) => !l.once);
-    for (const { listener } of listeners) {
-      try {
-        listener(...args);
-      } catch (error) {
-        queueMicrotask(() => { throw error; }); // as any uncaught error; the stream has no part in it
-      }
-    }
+    for (const { listener } of listeners) (async () => listener(...args))(); // its failure is not the stream's
   }
 }
 
 export default class Sluice {
   constructor({
-    baseURL = "/", apiKey, headers, credentials, fetch = (...args) => globalThis.fetch(...args),
-    maxRetries = 2, timeout = 600_000, maxReconnects = 10, silence = 45_000,
+    baseURL = "/", apiKey, headers, credentials, fetch = globalThis.fetch,
+    maxRetries = 2, timeout = 6e5, maxReconnects = 10, silence = 45e3,
   } = {}) {
-    baseURL = new URL(new URL(baseURL, import.meta.url).href.replace(/\/*$/, "/"));
+    baseURL = new URL(`${baseURL}`.replace(/\/*$/, "/"), import.meta.url);
     headers = { ...(apiKey && { "x-api-key": apiKey }), ...headers };
     Object.assign(this, { baseURL, headers, credentials, fetch, maxRetries, timeout, maxReconnects, silence });
   }
@@ -370,7 +333,7 @@ export default class Sluice {
   async stream(body, { idempotencyKey = crypto.getRandomValues(new Uint32Array(4)).join("-"), headers, signal } = {}) {
     headers = { "idempotency-key": idempotencyKey, ...headers };
     const { id, events_url } = await this.request({ method: "POST", path: "/v1/streams", body, headers, signal });
-    // By the way that has led here; the gateway may know itself by another name.
+    // By the way that led here: the gateway may know itself by another name.
     const { pathname, search } = new URL(events_url, this.baseURL);
     return this.resume("." + pathname + search, { id, signal });
   }
@@ -379,9 +342,10 @@ export default class Sluice {
     return new MessageStream(this, eventsUrl, options);
   }
 
-  request({ method, path, body, headers, signal = new AbortController().signal }) {
-    const init = { method, headers: { ...(body && { "content-type": "application/json" }), ...headers }, body: JSON.stringify(body) };
-    const run = () => attempt(this, new URL("." + path, this.baseURL), init, signal, this.timeout, (response) => response.json());
-    return persist(run, this.maxRetries, (failures) => Math.min(500 * 2 ** (failures - 1), 8000) * (1 - Math.random() / 4), signal);
+  request({ method, path, body, headers, signal = AbortSignal.any([]) }) {
+    headers = { ...(body && { "content-type": "application/json" }), ...headers };
+    const init = () => ({ method, headers, body: JSON.stringify(body) });
+    const pace = { base: 500, failures: 0, limit: this.maxRetries, patience: this.timeout, init };
+    return ask(this, "." + path, pace, signal, (response) => response.json());
   }
 }
