@@ -54,7 +54,7 @@ async function ask(client, path, pace, signal, use) {
     over = new AbortController();
     const rest = new Promise((go) => {
       timer = setTimeout(go, wait);
-      globalThis.addEventListener?.("online", go, over);
+      asked || globalThis.addEventListener?.("online", go, over);
       signal.addEventListener("abort", go, over);
     });
     pace.told?.(failure, wait);

@@ -3,8 +3,10 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import Anthropic from "../gateway/testdata/node/node_modules/@anthropic-ai/sdk/index.mjs";
-import { APIError } from "./client.js";
+import Sluice, * as module from "./client.js";
 import { answer, ask, events, eventsURL, failure, frame, scripted, settle } from "./client.testing.mjs";
+
+const { APIError, MessageStream } = module;
 
 const recordings = ["recorded", "synthetic"].flatMap((folder) => {
   const at = new URL(`../gateway/testdata/${folder}/`, import.meta.url);
@@ -52,7 +54,7 @@ test("every recorded stream, cut at any byte, gives the frames that the specific
   for (const { name, bytes } of recordings) {
     const want = framesOf(bytes);
     const ways = [[bytes], pieces(bytes, bytes.length < 2000 ? 1 : 61)];
-    const step = Math.ceil(bytes.length / 40);
+    const step = Math.ceil(bytes.length / 24);
     for (let at = 1; at < bytes.length; at += step) ways.push([bytes.subarray(0, at), bytes.subarray(at)]);
     for (const chunks of ways) {
       const { frames, message } = await read(chunks);
@@ -232,4 +234,23 @@ test("events and snapshots are the caller's own: what he does to them does no ha
     if (event.type === "content_block_start") event.content_block.text = "rubbish";
   });
   assert.equal(await stream.finalText(), "ab");
+});
+
+test("what the types declare is there, and what is there is declared", () => {
+  const types = readFileSync(new URL("client.d.ts", import.meta.url), "utf8");
+  const names = (text, pattern) => [...new Set(Array.from(text.matchAll(pattern), (match) => match[1]))].sort();
+  assert.deepEqual(Object.keys(module).sort(), names(types, /^export (?:class )?(default|\w+) (?:class|extends|implements)/gm));
+  const members = (name) => names(types.match(new RegExp(`^export (?:default )?class ${name}\\b[^]*?^}`, "m"))[0], /^  (?:readonly )?(\w+)[<(?:]/gm);
+  const { client } = scripted([events([])]);
+  const stream = client.resume(eventsURL);
+  stream.abort();
+  for (const [declared, prototype, object] of [
+    [members("MessageStream"), MessageStream.prototype, stream],
+    [members("Sluice"), Sluice.prototype, client],
+    [members("APIError"), APIError.prototype, new APIError("x")],
+  ]) {
+    const missing = declared.filter((name) => !(name in object) && !["currentMessage", "request_id"].includes(name));
+    assert.deepEqual(missing, []);
+    assert.deepEqual(Object.getOwnPropertyNames(prototype).filter((name) => name !== "constructor" && !declared.includes(name)), []);
+  }
 });

@@ -1,6 +1,8 @@
 package web
 
 import (
+	"bytes"
+	"compress/gzip"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -93,6 +95,33 @@ func TestWhatHasNotChangedIsNotSentAgain(t *testing.T) {
 	demo := request(t, Options{Demo: true}, http.MethodGet, "/", nil).Header.Get("ETag")
 	if demo == request(t, Options{}, http.MethodGet, "/", nil).Header.Get("ETag") {
 		t.Error("the demo's page has the ETag of the other one")
+	}
+}
+
+func TestClientIsAtMost5kBOnTheWire(t *testing.T) {
+	var wire bytes.Buffer
+	z, err := gzip.NewWriterLevel(&wire, gzip.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.Write([]byte(body(t, request(t, Options{}, http.MethodGet, "/client.js", nil))))
+	z.Close()
+	if wire.Len() > 5000 {
+		t.Errorf("client.js has %d bytes as a proxy compresses it", wire.Len())
+	}
+}
+
+// TestClientIsForPagesOfAnyOrigin: a module is fetched with CORS, and isolated pages load only what allows it.
+func TestClientIsForPagesOfAnyOrigin(t *testing.T) {
+	for _, path := range Paths {
+		h := request(t, Options{}, http.MethodGet, path, http.Header{"Origin": {"https://app.example"}}).Header
+		open := h.Get("Access-Control-Allow-Origin") == "*" && h.Get("Cross-Origin-Resource-Policy") == "cross-origin"
+		if open != strings.HasPrefix(path, "/client.") {
+			t.Errorf("%s: open to other origins is %t", path, open)
+		}
+		if h.Get("Access-Control-Allow-Credentials") != "" {
+			t.Errorf("%s: with credentials", path)
+		}
 	}
 }
 
