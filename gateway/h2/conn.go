@@ -130,16 +130,25 @@ func (c *conn) reserve() bool {
 	return true
 }
 
+// leave gives back what reserve has taken.
+func (c *conn) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved--
+	c.emptyLocked()
+}
+
 // roundTrip sends a request in a place that was reserved.
 func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	defer closeBody(req)
+	fields, err := requestFields(req)
+	if err != nil {
+		c.leave()
+		return nil, err
+	}
 	a := &answer{conn: c, head: req.Method == http.MethodHead, got: make(chan struct{})}
 	a.ready.L = &a.mu
-	fields, err := requestFields(req)
-	if err == nil {
-		err = c.sendHeader(a, fields, hasBody(req))
-	}
-	if err != nil {
+	if err := c.sendHeader(a, fields, hasBody(req)); err != nil {
 		return nil, err
 	}
 	a.bind(req.Context()) // from here the answer ends with the request's context, whenever that is
