@@ -283,7 +283,8 @@ func (c *conn) take(a *answer, want int) (room int, ok bool) {
 		if c.answers[a.id] != a || a.begun {
 			return 0, false
 		}
-		if room = int(min(int64(want), int64(c.frame), c.window, a.window)); room > 0 || want == 0 {
+		// A server may take back what it has allowed (RFC 9113 §6.9.2): then a window is below nothing.
+		if room = int(max(0, min(int64(want), int64(c.frame), c.window, a.window))); room > 0 || want == 0 {
 			c.window -= int64(room)
 			a.window -= int64(room)
 			return room, true
