@@ -25,7 +25,6 @@ type answer struct {
 	id   uint32
 	head bool          // no body comes
 	got  chan struct{} // closed when resp or the error is there
-	resp *http.Response
 
 	window int64 // how much of the request the server takes; guarded by the connection's lock, as are the next two
 	begun  bool  // it has answered
@@ -37,6 +36,9 @@ type answer struct {
 	buffer   []byte // what has arrived and nobody has taken
 	taken    int64  // what was taken since the window was last moved
 	received int64
+	length   int64          // what it says that it has; -1: it says nothing
+	resp     *http.Response // until its caller has it, who may change it
+	answered bool           // resp has been there; only the reader changes it
 	over     bool
 	err      error
 	unbind   func() bool // from the request's context
@@ -60,11 +62,24 @@ func (a *answer) begin(resp *http.Response) {
 		return
 	}
 	resp.Body = &Body{a}
-	if a.head {
-		resp.ContentLength = -1 // of a body that does not come
+	a.length = resp.ContentLength
+	if a.head || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		a.length = 0 // the length is of a body that does not come
 	}
-	a.resp = resp
+	a.resp, a.answered = resp, true
 	close(a.got)
+}
+
+// wait waits for the header, or for what came instead.
+func (a *answer) wait() (resp *http.Response, err error) {
+	<-a.got
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.resp == nil {
+		return nil, a.err
+	}
+	resp, a.resp = a.resp, nil
+	return resp, nil
 }
 
 var (
@@ -73,7 +88,7 @@ var (
 )
 
 func (a *answer) data(p []byte, size int64) error {
-	if a.resp == nil {
+	if !a.answered {
 		return errEarly
 	}
 	a.mu.Lock()
@@ -82,7 +97,7 @@ func (a *answer) data(p []byte, size int64) error {
 		return nil
 	}
 	a.received += int64(len(p))
-	if a.resp.ContentLength >= 0 && a.received > a.resp.ContentLength {
+	if a.length >= 0 && a.received > a.length {
 		return errShort
 	}
 	padding := size - int64(len(p))
@@ -118,11 +133,11 @@ func (a *answer) end(err error) {
 		return
 	}
 	a.over = true
-	if err == nil && a.resp != nil && a.resp.ContentLength >= 0 && a.received != a.resp.ContentLength {
+	if err == nil && a.answered && a.length >= 0 && a.received != a.length {
 		err = errShort
 	}
 	a.err = err
-	if a.resp == nil {
+	if !a.answered {
 		if a.err == nil {
 			a.err = io.ErrUnexpectedEOF
 		}
@@ -141,12 +156,6 @@ func (a *answer) tell() {
 		a.handled = true
 		a.sink.End(a.err)
 	}
-}
-
-func (a *answer) failure() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.err
 }
 
 // cancel ends an answer that nobody wants any more, at the server too.

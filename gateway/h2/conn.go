@@ -155,12 +155,12 @@ func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	if err := c.sendBody(a, req); err != nil {
 		a.cancel(err)
 	}
-	<-a.got
-	if a.resp == nil {
-		return nil, a.failure()
+	resp, err := a.wait()
+	if err != nil {
+		return nil, err
 	}
-	a.resp.Request = req
-	return a.resp, nil
+	resp.Request = req
+	return resp, nil
 }
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }

@@ -122,7 +122,7 @@ func (c *conn) header(f *http2.MetaHeadersFrame) error {
 	if a == nil {
 		return nil
 	}
-	if a.resp == nil {
+	if !a.answered {
 		resp, err := response(f)
 		if err != nil {
 			c.reset(a.id, http2.ErrCodeProtocol)
