@@ -4,6 +4,9 @@ import (
 	"io"
 	"net/http"
 	"testing"
+	"testing/synctest"
+
+	"golang.org/x/net/http2"
 )
 
 func TestCallerMayChangeItsAnswer(t *testing.T) {
@@ -41,4 +44,56 @@ func TestLengthOfABodyThatDoesNotCome(t *testing.T) {
 			t.Errorf("%s reads %q of %d, %v", method, text, resp.ContentLength, err)
 		}
 	}
+}
+
+// opened is an answer whose header has come, on its own connection.
+func opened(t testing.TB) (*conn, *opposite, *http.Response) {
+	t.Helper()
+	c, o := face(t)
+	go c.read()
+	o.framer.WriteSettings()
+	if !c.reserve() {
+		t.Fatal("there is no room")
+	}
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		o.hears(http2.FrameHeaders)
+		o.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, BlockFragment: []byte{0x88}})
+	}()
+	resp, err := c.roundTrip(get(t))
+	<-said
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, o, resp
+}
+
+// Else an answer of two would be one: RFC 9113 §8.1.
+func TestSecondHeaderIsNoPartOfAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, o, resp := opened(t)
+		o.framer.WriteData(1, false, []byte("one"))
+		o.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, BlockFragment: []byte{0x88}})
+		go o.framer.WriteData(1, true, []byte("another"))
+		if b, err := io.ReadAll(resp.Body); string(b) != "one" || err == nil {
+			t.Errorf("read %q, %v", b, err)
+		}
+		o.hears(http2.FrameRSTStream)
+		o.nc.Close()
+		synctest.Wait()
+	})
+}
+
+func TestTrailersEndAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, o, resp := opened(t)
+		o.framer.WriteData(1, false, []byte("one"))
+		o.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true, BlockFragment: []byte("\x00\x01a\x01b")})
+		if b, err := io.ReadAll(resp.Body); string(b) != "one" || err != nil {
+			t.Errorf("read %q, %v", b, err)
+		}
+		o.nc.Close()
+		synctest.Wait()
+	})
 }

@@ -137,6 +137,10 @@ func (c *conn) header(f *http2.MetaHeadersFrame) error {
 		c.moved.Broadcast()
 		c.mu.Unlock()
 		a.begin(resp)
+	} else if !f.StreamEnded() { // what trails is last (RFC 9113 §8.1); else one answer could be made of two
+		c.reset(a.id, http2.ErrCodeProtocol)
+		c.ended(a.id, errors.New("the answer has a second header"))
+		return nil
 	}
 	if f.StreamEnded() {
 		c.ended(a.id, nil)
