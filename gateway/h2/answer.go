@@ -163,6 +163,7 @@ func (a *answer) cancel(err error) {
 	if a.conn.forget(a) {
 		a.end(err)
 		a.conn.reset(a.id, http2.ErrCodeCancel)
+		a.conn.leave()
 	}
 }
 

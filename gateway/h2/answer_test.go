@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"testing"
@@ -92,6 +93,32 @@ func TestTrailersEndAnAnswer(t *testing.T) {
 		o.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true, BlockFragment: []byte("\x00\x01a\x01b")})
 		if b, err := io.ReadAll(resp.Body); string(b) != "one" || err != nil {
 			t.Errorf("read %q, %v", b, err)
+		}
+		o.nc.Close()
+		synctest.Wait()
+	})
+}
+
+// The server counts an answer until it hears that nobody wants it.
+func TestPlaceIsFreeOnceTheServerKnows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, o, resp := opened(t)
+		c.mu.Lock()
+		c.most = 1
+		c.mu.Unlock()
+		c.wmu.Lock() // nothing can be written
+		go resp.Body.Close()
+		if _, err := resp.Body.Read(make([]byte, 1)); !errors.Is(err, errClosed) {
+			t.Errorf("read %v", err)
+		}
+		if c.reserve() {
+			t.Error("its place is given away before the server knows")
+		}
+		c.wmu.Unlock()
+		o.hears(http2.FrameRSTStream)
+		synctest.Wait()
+		if !c.reserve() {
+			t.Error("its place is kept")
 		}
 		o.nc.Close()
 		synctest.Wait()

@@ -52,22 +52,22 @@ type conn struct {
 	fields *hpack.Encoder
 	block  bytes.Buffer
 
-	mu       sync.Mutex
-	moved    sync.Cond // a window has moved, or something has ended
-	answers  map[uint32]*answer
-	next     uint32
-	reserved int
-	most     int         // answers that the server allows at once
-	window   int64       // how much of requests' bodies it takes, of all together
-	initial  int64       // of each
-	frame    int         // bytes of its largest frame
-	closing  bool        // takes no further request
-	err      error       // why it is over
-	taken    int64       // what arrived since the window was last moved; the reader's alone
-	heard    atomic.Bool // something has arrived since the last look
-	pinged   bool        // nothing had, so the server was asked; the look's alone
-	look     *time.Timer
-	idle     *time.Timer
+	mu      sync.Mutex
+	moved   sync.Cond // a window has moved, or something has ended
+	answers map[uint32]*answer
+	next    uint32
+	places  int         // taken: by answers, by requests on their way, and by what the server still counts
+	most    int         // which it allows at once
+	window  int64       // how much of requests' bodies it takes, of all together
+	initial int64       // of each
+	frame   int         // bytes of its largest frame
+	closing bool        // takes no further request
+	err     error       // why it is over
+	taken   int64       // what arrived since the window was last moved; the reader's alone
+	heard   atomic.Bool // something has arrived since the last look
+	pinged  bool        // nothing had, so the server was asked; the look's alone
+	look    *time.Timer
+	idle    *time.Timer
 }
 
 func newConn(nc net.Conn, removed func(*conn)) (*conn, error) {
@@ -122,19 +122,20 @@ func (c *conn) writeLocked(do func() error) error {
 func (c *conn) reserve() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing || len(c.answers)+c.reserved >= c.most {
+	if c.closing || c.places >= c.most {
 		return false
 	}
-	c.reserved++
+	c.places++
 	c.idle.Stop()
 	return true
 }
 
-// leave gives back what reserve has taken.
+// leave gives back what reserve has taken. The server must have been told whatever frees it there: one that allows a
+// hundred answers may punish a hundred and one.
 func (c *conn) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reserved--
+	c.places--
 	c.emptyLocked()
 }
 
@@ -228,8 +229,8 @@ func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool) erro
 func (c *conn) begin(a *answer) (frame int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reserved--
 	if c.closing {
+		c.places--
 		c.emptyLocked()
 		return 0, errUntouched
 	}
@@ -293,7 +294,8 @@ func (c *conn) take(a *answer, want int) (room int, ok bool) {
 	}
 }
 
-// forget takes an answer off the connection. An answer that is not over at the server must be reset.
+// forget takes an answer off the connection. Who does must reset it if it is not over at the server, and then leave its
+// place.
 func (c *conn) forget(a *answer) (was bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,14 +304,13 @@ func (c *conn) forget(a *answer) (was bool) {
 	}
 	delete(c.answers, a.id)
 	c.moved.Broadcast()
-	c.emptyLocked()
 	return true
 }
 
 // emptyLocked looks whether the connection carries anything yet.
 func (c *conn) emptyLocked() {
 	switch {
-	case len(c.answers)+c.reserved > 0:
+	case c.places > 0:
 	case c.closing:
 		c.nc.Close()
 	default:
@@ -324,7 +325,7 @@ func (c *conn) reset(id uint32, code http2.ErrCode) {
 // closeIdle closes a connection that carries nothing.
 func (c *conn) closeIdle() {
 	c.mu.Lock()
-	idle := len(c.answers)+c.reserved == 0 && !c.closing
+	idle := c.places == 0 && !c.closing
 	if idle {
 		c.closing = true
 	}

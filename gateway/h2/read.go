@@ -114,6 +114,7 @@ func (c *conn) ended(id uint32, err error) {
 	if unsent && err == nil { // it has not waited for the request, which will not be sent to its end
 		c.reset(id, http2.ErrCodeCancel)
 	}
+	c.leave()
 }
 
 // header is an answer's beginning, or what trails it.
@@ -250,6 +251,7 @@ func (c *conn) goAway(f *http2.GoAwayFrame) {
 	for _, a := range untouched {
 		if c.forget(a) {
 			a.end(err)
+			c.leave()
 		}
 	}
 }
