@@ -26,9 +26,10 @@ type answer struct {
 	head bool          // no body comes
 	got  chan struct{} // closed when resp or the error is there
 
-	window int64 // how much of the request the server takes; guarded by the connection's lock, as are the next two
-	begun  bool  // it has answered
-	unsent bool  // the request is not at its end
+	window  int64 // how much of the request the server takes; guarded by the connection's lock, as are the next three
+	unsent  bool  // the request is not at its end
+	refused bool  // the server has answered that it wants none
+	gone    bool  // from the connection
 
 	mu       sync.Mutex
 	ready    sync.Cond // something has arrived, or the end has
@@ -160,8 +161,11 @@ func (a *answer) tell() {
 
 // cancel ends an answer that nobody wants any more, at the server too.
 func (a *answer) cancel(err error) {
-	if a.conn.forget(a) {
-		a.end(err)
+	if !a.conn.forget(a) {
+		return
+	}
+	a.end(err)
+	if a.id != 0 {
 		a.conn.reset(a.id, http2.ErrCodeCancel)
 		a.conn.leave()
 	}

@@ -139,29 +139,36 @@ func (c *conn) leave() {
 	c.emptyLocked()
 }
 
-// roundTrip sends a request in a place that was reserved.
+// roundTrip sends a request in a place that was reserved. It goes out beside it: a server that takes no bytes doesn't
+// keep a caller whose context has ended, and one that answers early gets the rest all the same.
 func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
-	defer closeBody(req)
 	fields, err := requestFields(req)
 	if err != nil {
 		c.leave()
+		closeBody(req)
 		return nil, err
 	}
 	a := &answer{conn: c, head: req.Method == http.MethodHead, got: make(chan struct{})}
 	a.ready.L = &a.mu
-	if err := c.sendHeader(a, fields, hasBody(req)); err != nil {
-		return nil, err
-	}
 	a.bind(req.Context()) // from here the answer ends with the request's context, whenever that is
-	if err := c.sendBody(a, req); err != nil {
-		a.cancel(err)
-	}
+	go c.send(a, req, fields)
 	resp, err := a.wait()
 	if err != nil {
 		return nil, err
 	}
 	resp.Request = req
 	return resp, nil
+}
+
+func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField) {
+	defer closeBody(req)
+	err := c.sendHeader(a, fields, hasBody(req))
+	if err == nil {
+		err = c.sendBody(a, req)
+	}
+	if err != nil {
+		a.cancel(err)
+	}
 }
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
@@ -200,8 +207,7 @@ func requestFields(req *http.Request) ([]hpack.HeaderField, error) {
 func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool) error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	a.unsent = body
-	frame, err := c.begin(a)
+	frame, err := c.begin(a, body)
 	if err != nil {
 		return err
 	}
@@ -225,16 +231,16 @@ func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool) erro
 	return nil
 }
 
-// begin puts an answer into its reserved place. wmu must be held: ids go out in their order.
-func (c *conn) begin(a *answer) (frame int, err error) {
+// begin puts an answer into its reserved place, or leaves that. wmu must be held: ids go out in their order.
+func (c *conn) begin(a *answer, unsent bool) (frame int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing {
+	if c.closing || a.gone {
 		c.places--
 		c.emptyLocked()
 		return 0, errUntouched
 	}
-	a.id, a.window = c.next, c.initial
+	a.id, a.window, a.unsent = c.next, c.initial, unsent
 	c.answers[a.id] = a
 	if c.next += 2; c.next >= 1<<31-1 {
 		c.closing = true
@@ -243,8 +249,8 @@ func (c *conn) begin(a *answer) (frame int, err error) {
 	return c.frame, nil
 }
 
-// sendBody sends the request's body as the server's windows allow. It stops where the answer has begun: the server has
-// not waited for it.
+// sendBody sends the request's body as the server's windows allow. It stops where the answer has ended or is a refusal:
+// the server has not waited for it.
 func (c *conn) sendBody(a *answer, req *http.Request) error {
 	if !hasBody(req) {
 		return nil
@@ -257,51 +263,50 @@ func (c *conn) sendBody(a *answer, req *http.Request) error {
 			return fmt.Errorf("the request's body: %w", err)
 		}
 		for part := buffer[:n]; len(part) > 0 || over; {
-			room, ok := c.take(a, len(part))
+			room, last, ok := c.take(a, len(part), over)
 			if !ok {
 				return nil
 			}
-			last := over && room == len(part)
 			if err := c.write(func() error { return c.framer.WriteData(a.id, last, part[:room]) }); err != nil {
 				return err
 			}
-			part = part[room:]
-			if last {
-				c.mu.Lock()
-				a.unsent = false
-				c.mu.Unlock()
+			if part = part[room:]; last {
 				return nil
 			}
 		}
 	}
 }
 
-// take waits until something of want fits into the windows, and takes it. It is not ok where no more is to be sent.
-func (c *conn) take(a *answer, want int) (room int, ok bool) {
+// take waits until something of want fits into the windows, and takes it; the last of it where the body is over. It is
+// not ok where no more is to be sent.
+func (c *conn) take(a *answer, want int, over bool) (room int, last, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		if c.answers[a.id] != a || a.begun {
-			return 0, false
+		if a.gone || a.refused {
+			return 0, false, false
 		}
 		// A server may take back what it has allowed (RFC 9113 §6.9.2): then a window is below nothing.
 		if room = int(max(0, min(int64(want), int64(c.frame), c.window, a.window))); room > 0 || want == 0 {
 			c.window -= int64(room)
 			a.window -= int64(room)
-			return room, true
+			last = over && room == want
+			a.unsent = !last
+			return room, last, true
 		}
 		c.moved.Wait()
 	}
 }
 
-// forget takes an answer off the connection. Who does must reset it if it is not over at the server, and then leave its
-// place.
+// forget takes an answer off the connection, once. Who does must reset it if it is not over at the server, and then
+// leave its place. One without an id has not begun, and never will: begin leaves its place.
 func (c *conn) forget(a *answer) (was bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.answers[a.id] != a {
+	if a.gone {
 		return false
 	}
+	a.gone = true
 	delete(c.answers, a.id)
 	c.moved.Broadcast()
 	return true
@@ -364,6 +369,7 @@ func (c *conn) fail(err error) {
 	c.closing, c.err = true, err
 	var left []*answer
 	for _, a := range c.answers {
+		a.gone = true
 		left = append(left, a)
 	}
 	clear(c.answers)

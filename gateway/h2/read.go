@@ -133,10 +133,12 @@ func (c *conn) header(f *http2.MetaHeadersFrame) error {
 		if resp == nil { // 1xx: the answer is still to come
 			return nil
 		}
-		c.mu.Lock()
-		a.begun = true
-		c.moved.Broadcast()
-		c.mu.Unlock()
+		if resp.StatusCode > 299 {
+			c.mu.Lock()
+			a.refused = true
+			c.moved.Broadcast()
+			c.mu.Unlock()
+		}
 		a.begin(resp)
 	} else if !f.StreamEnded() { // what trails is last (RFC 9113 §8.1); else one answer could be made of two
 		c.reset(a.id, http2.ErrCodeProtocol)

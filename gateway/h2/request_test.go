@@ -1,11 +1,18 @@
 package h2
 
 import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -55,4 +62,81 @@ func TestEndOfARequestNeedsNoWindow(t *testing.T) {
 		o.nc.Close()
 		synctest.Wait()
 	})
+}
+
+func TestAnswerThatBeginsBeforeTheRequestEndsGetsAllOfIt(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		http.NewResponseController(w).Flush()
+		sum := sha256.New()
+		io.Copy(sum, r.Body)
+		fmt.Fprintf(w, "%x", sum.Sum(nil))
+	})
+	up := string(noise(1, 3<<20))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	resp := s.post(t, ctx, "/", strings.NewReader(up))
+	if text, err := collect(t, resp).wait(t); err != nil || text != fmt.Sprintf("%x", sha256.Sum256([]byte(up))) {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+func TestRefusedRequestIsNotSentToItsEnd(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		io.WriteString(w, "too large")
+	})
+	for range 3 {
+		resp := s.post(t, t.Context(), "/", strings.NewReader(string(noise(1, 3<<20))))
+		if text, err := io.ReadAll(resp.Body); string(text) != "too large" || err != nil {
+			t.Errorf("%q, %v", text, err)
+		}
+	}
+	if n := s.dials.Load(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+func TestCallerLeavesAServerThatTakesNothing(t *testing.T) {
+	near, far := net.Pipe() // which holds nothing
+	begun := make(chan struct{})
+	go func() {
+		defer close(begun)
+		io.CopyN(io.Discard, far, int64(len(http2.ClientPreface)))
+		server := http2.NewFramer(far, far)
+		server.ReadFrame()
+		server.ReadFrame()
+		server.WriteSettings()
+		server.ReadFrame() // the last that it reads
+	}()
+	c, err := newConn(near, func(*conn) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	go func() { defer close(over); c.read() }()
+	defer func() { far.Close(); <-over }()
+	<-begun
+	gone := errors.New("gone")
+	for _, body := range []io.Reader{strings.NewReader("what no server reads"), nil} { // the second waits for the first
+		if !c.reserve() {
+			t.Fatal("there is no room")
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "https://claude.test/", body)
+		answered := make(chan error, 1)
+		go func() {
+			_, err := c.roundTrip(req)
+			answered <- err
+		}()
+		cancel(gone)
+		select {
+		case err := <-answered:
+			if !errors.Is(err, gone) {
+				t.Errorf("ended with %v", err)
+			}
+		case <-time.After(patience):
+			t.Error("the caller is kept")
+		}
+	}
 }
