@@ -140,3 +140,22 @@ func TestCallerLeavesAServerThatTakesNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestRequestOfACallerWhoHasLeftIsNotSent(t *testing.T) {
+	s := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/left" {
+			t.Error("it was sent")
+		}
+	})
+	s.post(t, t.Context(), "/", nil).Body.Close()
+	gone := errors.New("gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(gone)
+	for range 20 {
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/left", nil)
+		if _, err := s.client.Do(req); !errors.Is(err, gone) {
+			t.Errorf("ended with %v", err)
+		}
+	}
+	s.post(t, t.Context(), "/", nil).Body.Close()
+}

@@ -69,6 +69,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	for attempt := 1; ; attempt++ {
+		if req.Context().Err() != nil {
+			closeBody(req)
+			return nil, context.Cause(req.Context())
+		}
 		c, err := t.conn(req.Context(), address(req.URL))
 		if err == errOther {
 			return t.Other.RoundTrip(req)
