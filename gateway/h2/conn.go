@@ -3,6 +3,7 @@ package h2
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -181,7 +182,7 @@ func requestFields(req *http.Request) ([]hpack.HeaderField, error) {
 	if authority == "" {
 		authority = req.URL.Host
 	}
-	fields := []hpack.HeaderField{{Name: ":authority", Value: authority}, {Name: ":method", Value: req.Method}, {Name: ":path", Value: req.URL.RequestURI()}, {Name: ":scheme", Value: "https"}}
+	fields := []hpack.HeaderField{{Name: ":authority", Value: authority}, {Name: ":method", Value: cmp.Or(req.Method, http.MethodGet)}, {Name: ":path", Value: req.URL.RequestURI()}, {Name: ":scheme", Value: "https"}}
 	for name, values := range req.Header {
 		if perConnection[name] {
 			continue
@@ -197,8 +198,13 @@ func requestFields(req *http.Request) ([]hpack.HeaderField, error) {
 			fields = append(fields, hpack.HeaderField{Name: strings.ToLower(name), Value: v, Sensitive: name == "X-Api-Key" || name == "Authorization"})
 		}
 	}
-	if hasBody(req) && req.ContentLength > 0 {
-		fields = append(fields, hpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(req.ContentLength, 10)})
+	switch {
+	case hasBody(req):
+		if req.ContentLength > 0 {
+			fields = append(fields, hpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(req.ContentLength, 10)})
+		}
+	case req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
+		fields = append(fields, hpack.HeaderField{Name: "content-length", Value: "0"}) // else some servers refuse it (RFC 9110 §8.6)
 	}
 	return fields, nil
 }

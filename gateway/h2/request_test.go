@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -158,4 +159,26 @@ func TestRequestOfACallerWhoHasLeftIsNotSent(t *testing.T) {
 		}
 	}
 	s.post(t, t.Context(), "/", nil).Body.Close()
+}
+
+// Servers and what stands before them refuse a POST that doesn't say how long it is (RFC 9110 §8.6).
+func TestRequestSaysThatItHasNoBody(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Length", strings.Join(r.Header["Content-Length"], ",")+strconv.FormatInt(r.ContentLength, 10))
+		w.Header().Set("X-Method", r.Method)
+	})
+	for method, sent := range map[string]bool{"POST": true, "PUT": true, "PATCH": true, "GET": false, "": false, "DELETE": false} {
+		req, _ := http.NewRequest(method, s.URL, nil)
+		req.Method = method
+		resp, err := s.client.Do(req)
+		if err != nil {
+			t.Errorf("%s: %v", method, err)
+			continue
+		}
+		resp.Body.Close()
+		said := resp.Header.Get("X-Length")
+		if want := map[bool]string{true: "00", false: "0"}[sent]; said != want {
+			t.Errorf("%s: the server hears of the length %q", method, said)
+		}
+	}
 }
