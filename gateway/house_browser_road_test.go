@@ -158,9 +158,10 @@ func (r *road) cursors(address string) (cursors []string) {
 
 // cable is a road on which something else is spoken: it takes bytes to a gateway and back, and can be cut.
 type cable struct {
-	url  string
-	mu   sync.Mutex
-	ends []*net.TCPConn // on the browser's side
+	url       string
+	mu        sync.Mutex
+	ends      []*net.TCPConn // on the browser's side
+	unplugged bool
 }
 
 func lay(t testing.TB, gatewayURL string) *cable {
@@ -180,6 +181,9 @@ func lay(t testing.TB, gatewayURL string) *cable {
 			}
 			c.mu.Lock()
 			c.ends = append(c.ends, browser.(*net.TCPConn))
+			if c.unplugged {
+				browser.Close()
+			}
 			c.mu.Unlock()
 			busy.Go(func() {
 				defer browser.Close()
@@ -202,6 +206,16 @@ func lay(t testing.TB, gatewayURL string) *cable {
 		busy.Wait()
 	})
 	return c
+}
+
+// plug lets connections be made, or resets those that there are and closes those that come.
+func (c *cable) plug(in bool) {
+	c.mu.Lock()
+	c.unplugged = !in
+	c.mu.Unlock()
+	if !in {
+		c.cut()
+	}
 }
 
 // cut resets the connections that there are.
