@@ -1,4 +1,11 @@
 // Types of client.js. Names follow the official TypeScript SDK's MessageStream where it has a word for it.
+//
+//   import Sluice from "/client.js";
+//   const client = new Sluice();
+//   const stream = await client.stream({ model: "claude-sonnet-4-6", max_tokens: 300, messages: [{ role: "user", content: "Hello" }] });
+//   stream.on("text", (delta) => document.body.append(delta));
+//   stream.on("resync", () => document.body.replaceChildren());
+//   const message = await stream.finalMessage();
 
 export interface ClientOptions {
   /** Where Sluice is; a path in front of its routes is kept. Default: the origin that the module came from. */
@@ -136,8 +143,11 @@ type Only<P extends unknown[]> = P extends [infer One] ? One : P extends [] ? vo
 /**
  * One answer on its way. It reads by itself and reconnects by itself, until message_stop, an error, or abort().
  *
- * A listener that throws is reported like any uncaught error, and changes nothing here. A failure that nobody
- * asks for (no error listener, no promise, no loop) is an unhandled rejection, as in the SDK.
+ * A connection that ends early is made anew after the last event: at first when the gateway's `retry:` says, then after
+ * twice as long each time, up to 30 s and half as much again at random; at once when the browser is back online.
+ *
+ * A listener that throws ends in an unhandled rejection of its own and changes nothing here. A failure that nobody asks
+ * for (no error listener, no promise, no loop) is an unhandled rejection too, as in the SDK.
  */
 export class MessageStream implements AsyncIterable<MessageStreamEvent | ResyncEvent> {
   private constructor();

@@ -60,7 +60,7 @@ async function network() {
 test("on a network that breaks all the time the text comes without a gap or a repetition", { skip }, async () => {
   const net = await network();
   const far = new Sluice({ baseURL: net.url, apiKey });
-  const stream = await far.stream(ask("think and use a tool, fault:slow=4", { tools: [{ name: "get_weather", input_schema: { type: "object", properties: { city: { type: "string" } } } }] }));
+  const stream = await far.stream(ask("think and use a tool, fault:slow=8", { tools: [{ name: "get_weather", input_schema: { type: "object", properties: { city: { type: "string" } } } }] }));
   let text = "", thinking = "", json = "", jumps = 0, last = 0;
   stream.on("text", (delta) => (text += delta)).on("thinking", (delta) => (thinking += delta)).on("inputJson", (delta) => (json += delta));
   stream.on("sse", ({ id }) => {
@@ -75,7 +75,7 @@ test("on a network that breaks all the time the text comes without a gap or a re
   net.chunks = 2;
   const message = await stream.finalMessage();
   net.chunks = Infinity;
-  assert.ok(broken > 10, `broken ${broken} times`);
+  assert.ok(broken >= 5, `broken ${broken} times`);
   assert.ok(jumps > 0, "nothing had to be caught up with");
   const { message: theirs } = await client.request({ method: "GET", path: `/v1/streams/${stream.id}` });
   assert.deepEqual(message, theirs);

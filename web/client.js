@@ -46,7 +46,7 @@ async function ask(client, path, pace, signal, use) {
       clearTimeout(timer);
       over.abort(); // the rest of the body
     }
-    const { status, headers: told } = failure, asked = told?.get("retry-after") * 1e3 || 0, should = told?.get("x-should-retry");
+    const { status, headers: said } = failure, asked = said?.get("retry-after") * 1e3 || 0, should = said?.get("x-should-retry");
     const may = should ? should === "true" : status >= 500 || [408, 409, 429].includes(status) || failure instanceof APIConnectionError;
     if (!may || asked > 6e4 || pace.failures++ >= pace.limit) throw failure;
     // Spread, lest all come at once.
