@@ -177,10 +177,30 @@ func (m *Message) Model() string {
 	return s
 }
 
-// Usage is what the upstream has reported so far: message_delta's figures are cumulative and replace earlier ones.
+// Usage is what the upstream has reported so far: message_delta's figures are cumulative and replace earlier ones. Where
+// they come with iterations, these count: the figures beside them leave out compactions, and all models but the last one
+// that answered.
 func (m *Message) Usage() Usage {
+	u := countsOf(m.usage.get)
+	var all Usage
+	elements(m.usage.get("iterations"), func(iteration []byte) bool {
+		i := countsOf(func(key string) []byte { return member(iteration, key) })
+		all.Input += i.Input
+		all.Output += i.Output
+		all.CacheRead += i.CacheRead
+		all.CacheWrite += i.CacheWrite
+		return true
+	})
+	return Usage{
+		Input: max(u.Input, all.Input), Output: max(u.Output, all.Output),
+		CacheRead: max(u.CacheRead, all.CacheRead), CacheWrite: max(u.CacheWrite, all.CacheWrite),
+		Raw: m.usage.json(),
+	}
+}
+
+func countsOf(get func(key string) []byte) Usage {
 	n := func(key string) int64 {
-		v, err := strconv.ParseInt(string(m.usage.get(key)), 10, 64)
+		v, err := strconv.ParseInt(string(get(key)), 10, 64)
 		if err != nil {
 			return 0 // out of range it would be the largest number there is, and break every sum
 		}
@@ -189,7 +209,6 @@ func (m *Message) Usage() Usage {
 	return Usage{
 		Input: n("input_tokens"), Output: n("output_tokens"),
 		CacheRead: n("cache_read_input_tokens"), CacheWrite: n("cache_creation_input_tokens"),
-		Raw: m.usage.json(),
 	}
 }
 

@@ -3,6 +3,7 @@ package claude
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -195,6 +196,28 @@ func TestWholeFieldsOfAMessageDeltaAreTakenOver(t *testing.T) {
 	for key, want := range map[string]string{"stop_reason": `"refusal"`, "stop_details": `{"type":"refusal","n":1.0}`, "context_management": `{"applied_edits":[]}`, "id": `"msg_1"`} {
 		if got := string(member(m.JSON(), key)); got != want {
 			t.Errorf("%s: %s, want %s", key, got, want)
+		}
+	}
+}
+
+// Anthropic's documentation, "Compaction" and "Refusals and fallback": the figures beside the iterations leave out
+// compactions, and models that were left for another.
+func TestIterationsAreWhatIsBilled(t *testing.T) {
+	delta := func(usage string) string {
+		return `{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":` + usage + `}`
+	}
+	for usage, want := range map[string]Usage{
+		`{"output_tokens":8,"input_tokens":181,"iterations":[{"type":"compaction","input_tokens":100,"output_tokens":83,"cache_read_input_tokens":55096,"cache_creation_input_tokens":2},{"type":"message","input_tokens":181,"output_tokens":8}]}`: {Input: 281, Output: 91, CacheRead: 55096, CacheWrite: 2},
+		`{"output_tokens":8,"iterations":[{"type":"fallback_message","input_tokens":30,"output_tokens":9},{"type":"message","input_tokens":25,"output_tokens":8,"cache_read_input_tokens":7}]}`:                                                     {Input: 55, Output: 17, CacheRead: 7},
+		`{"output_tokens":8,"iterations":[]}`:                            {Input: 25, Output: 8, CacheRead: 7},
+		`{"output_tokens":8,"iterations":null}`:                          {Input: 25, Output: 8, CacheRead: 7},
+		`{"output_tokens":8,"iterations":[{"type":"message"}]}`:          {Input: 25, Output: 8, CacheRead: 7}, // says nothing
+		`{"output_tokens":8,"iterations":[5,null,{"output_tokens":-1}]}`: {Input: 25, Output: 8, CacheRead: 7},
+	} {
+		u := told(begin, delta(usage), delta(usage)).Usage()
+		u.Raw = nil
+		if !reflect.DeepEqual(u, want) {
+			t.Errorf("%s: %+v, want %+v", usage, u, want)
 		}
 	}
 }
