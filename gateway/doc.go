@@ -5,7 +5,7 @@
 //	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, limits, relay, claude, metrics
 //	  auth         who calls: keys, tickets, trusted proxies
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
-//	  limits       may they, now: requests a minute, open streams
+//	  limits       may they, now: requests, tokens, open streams; what was used
 //	  claude       the Claude API: open, decode, check, accumulate      -> backoff, metrics
 //	  backoff      how long to wait
 //	  metrics      every time series

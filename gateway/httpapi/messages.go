@@ -139,7 +139,7 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 // windowAndID sets what an admitted answer says of its owner's limits, and the upstream's request id.
 func (a *API) windowAndID(c echo.Context, s *relay.Stream) {
 	h := c.Response().Header()
-	setWindow(h, s.Grant().Window())
+	setWindows(h, s.Grant().Windows())
 	if id := s.RequestID(); id != "" {
 		h.Set("Request-Id", id)
 	}
@@ -152,7 +152,7 @@ func (a *API) wholeMessage(c echo.Context, id auth.Identity, request []byte) err
 		return err
 	}
 	defer grant.Release()
-	setWindow(c.Response().Header(), grant.Window())
+	setWindows(c.Response().Header(), grant.Windows())
 	answer, err := a.call(c, claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: request})
 	if err != nil {
 		return err

@@ -137,7 +137,7 @@ func (r *Relay) Admit(owner, plan string) (*limits.Grant, error) {
 	if draining {
 		return nil, ErrDraining
 	}
-	return r.limits.Admit(owner, plan)
+	return r.limits.Admit(owner, plan, limits.Request{})
 }
 
 // Settle accounts a Message that was answered whole.

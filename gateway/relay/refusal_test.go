@@ -235,7 +235,7 @@ func TestAStreamKnowsWhatItsOwnerHadLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t, func(s *setup) { s.plan.RequestsPerMinute = 60; s.plan.Burst = 10 })
 		h.completed()
-		if w := h.completed().Grant().Window(); w.Limit != 60 || w.Remaining != 8 {
+		if w := h.completed().Grant().Windows().Requests; w.Limit != 60 || w.Remaining != 8 {
 			t.Errorf("%+v", w)
 		}
 	})

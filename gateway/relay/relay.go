@@ -53,7 +53,7 @@ func New(cfg Config, client *claude.Client, l *limits.Limits, m *metrics.Metrics
 		keys: make(map[idempotencyKey]*Stream), quiet: make(chan struct{})}
 }
 
-// What Start and Reserve refuse with, beside *limits.Exceeded.
+// What Start and Reserve refuse with, beside what limits.Admit does.
 var (
 	ErrDraining  = errors.New("the gateway is about to stop")
 	ErrMemory    = errors.New("the memory for streams is full")
@@ -73,6 +73,7 @@ type Params struct {
 	IdempotencyKey string // empty: none
 	Route          string // where it was posted: the same key on another route is another request
 	Request        claude.Request
+	Ask            limits.Request // what Request is let in with
 	Retry          claude.Retry
 	AbandonAfter   time.Duration // without a viewer; negative: never
 }
@@ -109,7 +110,7 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 		r.releaseLocked(body)
 		return nil, false, ErrMemory
 	}
-	grant, err := r.limits.Admit(p.Owner, p.Plan)
+	grant, err := r.limits.Admit(p.Owner, p.Plan, p.Ask)
 	if err != nil {
 		r.releaseLocked(body)
 		return nil, false, err
