@@ -1,6 +1,7 @@
 package claude
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -166,36 +167,20 @@ func TestTheModelIsTheOneThatAnswers(t *testing.T) {
 			t.Errorf("%s: %s, want %s", to, got, want)
 		}
 	}
-	model, u := UsageOf([]byte(` {"model":"claude-x","content":[],"usage":{"input_tokens":3,"output_tokens":4,"cache_creation_input_tokens":5}} `))
-	if model != "claude-x" || u.Input != 3 || u.Output != 4 || u.CacheWrite != 5 {
-		t.Errorf("%s %+v", model, u)
-	}
-	if model, u := UsageOf([]byte(`{"model":`)); model != "" || u.Output != 0 {
-		t.Errorf("%s %+v", model, u)
-	}
 }
 
-func TestWhatIsNoEventChangesNothing(t *testing.T) {
-	m := told(begin, textBeg)
-	before := string(m.JSON())
-	for _, data := range []string{"", "{", "null", "[]", `{"index":0}`, delta(0, `{"type":"text_delta","text":5}`), delta(0, `{"type":"new_delta","text":"x"}`),
-		delta(0, "null"), `{"index":"0","delta":{"type":"text_delta","text":"x"}}`, `{"index":1e0,"delta":{"type":"text_delta","text":"x"}}`} {
-		m.Add(BlockDelta, []byte(data))
-		m.Add(BlockStop, []byte(strings.Replace(data, `"index":0`, `"index":9`, 1)))
+func TestTheUsageOfAWholeMessageIsReadOrEstimated(t *testing.T) {
+	model, u, reported := UsageOf([]byte(` {"model":"claude-x","content":[],"usage":{"input_tokens":3,"output_tokens":4,"cache_creation_input_tokens":5}} `))
+	if model != "claude-x" || u.Input != 3 || u.Output != 4 || u.CacheWrite != 5 || !reported {
+		t.Errorf("%s %+v", model, u)
 	}
-	for _, kind := range []Kind{Other, MessageStop, Failure, Ping} {
-		m.Add(kind, []byte(begin))
+	model, u, reported = UsageOf([]byte(`{"model":"claude-x","content":[{"type":"text","text":"` + strings.Repeat("word ", 80) + `"},{"type":"tool_use","input":{"a":"b"}}],"usage":{"input_tokens":3}}`))
+	if model != "claude-x" || u.Input != 3 || u.Output != 5+100+30+4 || reported || !bytes.Contains(u.Raw, []byte(`"output_tokens":139`)) {
+		t.Errorf("%s %+v %s", model, u, u.Raw)
 	}
-	if got := string(m.JSON()); got != before {
-		t.Errorf("%s\nbecame %s", before, got)
-	}
-}
-
-func TestWholeFieldsOfAMessageDeltaAreTakenOver(t *testing.T) {
-	m := told(begin, `{"type":"message_delta","delta":{"stop_reason":"refusal","stop_details":{"type":"refusal","n":1.0}},"context_management":{"applied_edits":[]},"usage":{}}`)
-	for key, want := range map[string]string{"stop_reason": `"refusal"`, "stop_details": `{"type":"refusal","n":1.0}`, "context_management": `{"applied_edits":[]}`, "id": `"msg_1"`} {
-		if got := string(member(m.JSON(), key)); got != want {
-			t.Errorf("%s: %s, want %s", key, got, want)
+	for _, message := range []string{`{"model":`, `[]`, `null`} {
+		if model, u, reported := UsageOf([]byte(message)); model != "" || u.Output != 0 || reported {
+			t.Errorf("%s: %s %+v", message, model, u)
 		}
 	}
 }
@@ -222,22 +207,27 @@ func TestIterationsAreWhatIsBilled(t *testing.T) {
 	}
 }
 
-func TestBytesOfOutputAreCounted(t *testing.T) {
-	for data, want := range map[string]int{
-		delta(0, `{"type":"text_delta","text":"abc"}`):                               3,
-		delta(0, `{"type":"thinking_delta","thinking":"abcd","estimated_tokens":3}`): 4,
-		delta(0, `{"type":"input_json_delta","partial_json":"{\"a\""}`):              6,
-		delta(0, `{"type":"signature_delta","signature":"abc"}`):                     0,
-		delta(0, `{"type":"text_delta","text":""}`):                                  0,
-		`null`: 0, ``: 0,
-	} {
-		if got := DeltaBytes([]byte(data)); got != want {
-			t.Errorf("%s: %d, want %d", data, got, want)
-		}
+func TestWhatIsNoEventChangesNothing(t *testing.T) {
+	m := told(begin, textBeg)
+	before := string(m.JSON())
+	for _, data := range []string{"", "{", "null", "[]", `{"index":0}`, delta(0, `{"type":"text_delta","text":5}`), delta(0, `{"type":"new_delta","text":"x"}`),
+		delta(0, "null"), `{"index":"0","delta":{"type":"text_delta","text":"x"}}`, `{"index":1e0,"delta":{"type":"text_delta","text":"x"}}`} {
+		m.Add(BlockDelta, []byte(data))
+		m.Add(BlockStop, []byte(strings.Replace(data, `"index":0`, `"index":9`, 1)))
 	}
-	for bytes, want := range map[int64]int64{0: 0, 1: 1, 4: 1, 5: 2} {
-		if got := EstimateOutput(bytes); got != want {
-			t.Errorf("%d bytes: %d tokens, want %d", bytes, got, want)
+	for _, kind := range []Kind{Other, MessageStop, Failure, Ping} {
+		m.Add(kind, []byte(begin))
+	}
+	if got := string(m.JSON()); got != before {
+		t.Errorf("%s\nbecame %s", before, got)
+	}
+}
+
+func TestWholeFieldsOfAMessageDeltaAreTakenOver(t *testing.T) {
+	m := told(begin, `{"type":"message_delta","delta":{"stop_reason":"refusal","stop_details":{"type":"refusal","n":1.0}},"context_management":{"applied_edits":[]},"usage":{}}`)
+	for key, want := range map[string]string{"stop_reason": `"refusal"`, "stop_details": `{"type":"refusal","n":1.0}`, "context_management": `{"applied_edits":[]}`, "id": `"msg_1"`} {
+		if got := string(member(m.JSON(), key)); got != want {
+			t.Errorf("%s: %s, want %s", key, got, want)
 		}
 	}
 }

@@ -86,7 +86,7 @@ func New(version string) *Metrics {
 	m.tokens = counters("tokens_total", "Tokens of ended answers, by model, kind and source of the figure.", "model", "kind", "source")
 	m.upstreamRequests = counters("upstream_requests_total", "Requests to the upstream, by status; 0 where no status arrived.", "code")
 	m.upstreamRetries = counters("upstream_retries_total", "Requests to the upstream that were repeated, by reason.", "reason")
-	m.rateLimited = counters("rate_limited_total", "Requests refused by a limit of a plan.", "limit")
+	m.rateLimited = counters("rate_limited_total", "Requests refused by a limit of a plan, and streams ended by one.", "limit")
 	m.authFailures = counters("auth_failures_total", "Requests refused for their credentials.", "kind")
 	m.logBytes = gauge("log_bytes", "Memory of all event logs and held request bodies.")
 	m.logs = gauge("logs", "Event logs in memory.")
@@ -226,7 +226,7 @@ func (m *Metrics) UpstreamRetry(reason string) {
 	}
 }
 
-// RateLimited counts a refusal by a limit of a plan, named as in the configuration.
+// RateLimited counts a refusal by a limit of a plan, named as in the configuration, or a stream that one has ended.
 func (m *Metrics) RateLimited(limit string) {
 	if m != nil {
 		m.rateLimited.WithLabelValues(limit).Inc()

@@ -132,13 +132,13 @@ func TestALimitRefusesAndCostsNothing(t *testing.T) {
 		if got, _, err := h.Start(p); err == nil {
 			t.Fatalf("a second stream: %v", got)
 		}
-		if _, err := h.Admit("key:alice", plan); err == nil {
+		if _, err := h.Admit(Whole{Owner: "key:alice", Plan: plan}); err == nil {
 			t.Error("a request without a stream takes no slot")
 		}
 		h.want(map[string]float64{"sluice_log_bytes": before, "sluice_logs": 1})
 		s.Cancel() // the slot is free before anybody can have seen the end
 		h.completed()
-		grant, err := h.Admit("key:alice", plan)
+		grant, err := h.Admit(Whole{Owner: "key:alice", Plan: plan})
 		if err != nil {
 			t.Fatal(err)
 		}

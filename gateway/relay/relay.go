@@ -117,7 +117,7 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 	}
 	plan, _ := r.limits.Plan(p.Plan)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s = &Stream{ID: newID(), Owner: p.Owner, Plan: p.Plan, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
+	s = &Stream{ID: newID(), Owner: p.Owner, Plan: p.Plan, Route: p.Route, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
 		maxViewers: plan.ViewersPerStream, grant: grant, cancel: cancel, opened: make(chan struct{}), done: make(chan struct{}),
 		status: InProgress, held: 1, charged: streamOverhead + body}
 	r.takeLocked(streamOverhead)

@@ -318,11 +318,16 @@ func (h *house) want(series map[string]float64) {
 	}
 }
 
-// quiet fails the test unless nothing is held any more: no slot, no log, no byte.
+// quiet fails the test unless nothing is held any more: no slot, no token, no log, no byte.
 func (h *house) quiet() {
 	h.t.Helper()
 	if n := h.limits.Open(); n != 0 {
 		h.t.Errorf("%d slots are taken", n)
+	}
+	for _, u := range h.limits.Report().Owners {
+		if u.Open != 0 || u.Reserved != 0 {
+			h.t.Errorf("%s has %d open, %d tokens reserved", u.Owner, u.Open, u.Reserved)
+		}
 	}
 	h.want(map[string]float64{"sluice_log_bytes": 0, "sluice_logs": 0, "sluice_streams_active": 0, "sluice_viewers_active": 0})
 }
