@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -161,15 +162,47 @@ func (d *decoder) plans(v value) {
 			d.fail(child, "has no value; write {} for a plan without limits")
 		} else {
 			d.mapping(child, rules{
-				"requests_per_minute": d.count(&p.RequestsPerMinute),
-				"burst":               d.count(&p.Burst),
-				"concurrent_streams":  d.count(&p.ConcurrentStreams),
-				"viewers_per_stream":  d.count(&p.ViewersPerStream),
-			}, []string{"input_tokens_per_minute", "output_tokens_per_minute", "tokens_per_day", "max_tokens", "models"})
+				"requests_per_minute":      d.count(&p.RequestsPerMinute),
+				"burst":                    d.count(&p.Burst),
+				"concurrent_streams":       d.count(&p.ConcurrentStreams),
+				"viewers_per_stream":       d.count(&p.ViewersPerStream),
+				"input_tokens_per_minute":  d.count(&p.InputTokensPerMinute),
+				"output_tokens_per_minute": d.count(&p.OutputTokensPerMinute),
+				"tokens_per_day":           d.count(&p.TokensPerDay),
+				"max_tokens":               d.count(&p.MaxTokens),
+				"models":                   {set: func(v value) { p.Models = d.models(v) }},
+			}, nil)
 		}
 		if p.Burst > 0 && p.RequestsPerMinute == 0 {
 			d.fail(child, "has a burst but no requests_per_minute that it belongs to")
 		}
 		d.config.Plans[plan] = p
 	})
+}
+
+// modelPattern has no brackets, braces or commas: to other matchers they are special, to this one they are not.
+var modelPattern = regexp.MustCompile(`^[A-Za-z0-9*?._:/@-]{1,128}$`)
+
+// models reads the patterns of a plan's models. A list of none would let nobody ask for anything.
+func (d *decoder) models(v value) []string {
+	const example = `[claude-haiku-*, claude-sonnet-5]`
+	var patterns []string
+	items := 0
+	d.items(v, example, func(item value) {
+		items++
+		s, ok := d.needed(item, "a model such as claude-haiku-*")
+		switch {
+		case !ok:
+		case !modelPattern.MatchString(s.text):
+			s.fail("is no model; write its name, with * for any characters and ? for one, as in claude-haiku-*")
+		case slices.Contains(patterns, s.text):
+			s.fail("is given twice")
+		default:
+			patterns = append(patterns, s.text)
+		}
+	})
+	if items == 0 && (v.null() || v.node.Kind == yaml.SequenceNode) {
+		d.fail(v, "is empty, and would allow no model; write them as in %s, or remove the line to allow all", example)
+	}
+	return patterns
 }

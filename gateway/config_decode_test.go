@@ -59,9 +59,6 @@ var badInputs = []struct {
 	{"section not yet", "store: {dir: data}", []string{
 		"c.yaml:1:1: store: this version does not have it; remove it",
 	}},
-	{"plan key not yet", "plans: {default: {max_tokens: 5}}", []string{
-		"c.yaml:1:19: plans.default.max_tokens: this version does not have it; remove it",
-	}},
 	{"twice", "log:\n  level: info\n  level: warn", []string{
 		"c.yaml:3:3: log.level: is given twice; the first is on line 2",
 	}},
@@ -154,6 +151,25 @@ var badInputs = []struct {
 	{"huge count", "plans: {default: {concurrent_streams: 99999999999}}", []string{
 		`c.yaml:1:19: plans.default.concurrent_streams: "99999999999" must be a whole number from 0 (no limit) to 1000000000`,
 	}},
+	{"no models", "plans: {default: {models: []}}", []string{
+		"c.yaml:1:19: plans.default.models: is empty, and would allow no model; write them as in [claude-haiku-*, claude-sonnet-5], or remove the line to allow all",
+	}},
+	{"models without a value", "plans:\n  default:\n    models:", []string{
+		"c.yaml:3:5: plans.default.models: is empty, and would allow no model; write them as in [claude-haiku-*, claude-sonnet-5], or remove the line to allow all",
+	}},
+	{"one model", "plans: {default: {models: claude-haiku-*}}", []string{
+		"c.yaml:1:19: plans.default.models: must be a list such as [claude-haiku-*, claude-sonnet-5], not a string",
+	}},
+	{"models", "plans: {default: {models: [claude-*, \"claude-[34]\", \"{a,b}\", claude-*, \"\", \"a b\"]}}", []string{
+		`c.yaml:1:38: plans.default.models[1]: "claude-[34]" is no model; write its name, with * for any characters and ? for one, as in claude-haiku-*`,
+		`c.yaml:1:53: plans.default.models[2]: "{a,b}" is no model; write its name, with * for any characters and ? for one, as in claude-haiku-*`,
+		`c.yaml:1:62: plans.default.models[3]: "claude-*" is given twice`,
+		`c.yaml:1:72: plans.default.models[4]: is empty; write a model such as claude-haiku-*`,
+		`c.yaml:1:76: plans.default.models[5]: "a b" is no model; write its name, with * for any characters and ? for one, as in claude-haiku-*`,
+	}},
+	{"tokens with a unit", "plans: {default: {tokens_per_day: 5M}}", []string{
+		`c.yaml:1:19: plans.default.tokens_per_day: "5M" must be a whole number from 0 (no limit) to 1000000000`,
+	}},
 	{"burst alone", "plans: {default: {burst: 5}}", []string{
 		"c.yaml:1:9: plans.default: has a burst but no requests_per_minute that it belongs to",
 	}},
@@ -204,7 +220,7 @@ var badInputs = []struct {
 		`c.yaml:1:10: server.public_url: "https://a.example/sluice" has a path; write only scheme and host, as in https://sluice.example.com`,
 	}},
 	{"forward path over a route of the gateway", "upstream: {forward_paths: [/v1/messages/batches]}", []string{
-		`c.yaml:1:28: upstream.forward_paths[0]: "/v1/messages/batches" holds or lies below a route of the gateway's own (/v1/messages, /v1/models and /v1/streams), which checks its callers and counts their use`,
+		`c.yaml:1:28: upstream.forward_paths[0]: "/v1/messages/batches" holds or lies below a route of the gateway's own (/v1/messages, /v1/models, /v1/streams and /v1/usage), which checks its callers and counts their use`,
 	}},
 	{"forward path", "upstream: {forward_paths: [/v2/files, /v1/../x, /v1/a/, /v1/b, /v1/b]}", []string{
 		`c.yaml:1:28: upstream.forward_paths[0]: "/v2/files" does not begin with /v1/; write it as in /v1/files`,

@@ -159,6 +159,21 @@ func describePlan(p limits.Plan) string {
 	if p.ViewersPerStream > 0 {
 		words = append(words, fmt.Sprintf("%d viewers a stream", p.ViewersPerStream))
 	}
+	if p.InputTokensPerMinute > 0 {
+		words = append(words, fmt.Sprintf("%d input tokens a minute", p.InputTokensPerMinute))
+	}
+	if p.OutputTokensPerMinute > 0 {
+		words = append(words, fmt.Sprintf("%d output tokens a minute", p.OutputTokensPerMinute))
+	}
+	if p.TokensPerDay > 0 {
+		words = append(words, fmt.Sprintf("%d tokens a day", p.TokensPerDay))
+	}
+	if p.MaxTokens > 0 {
+		words = append(words, fmt.Sprintf("max_tokens up to %d", p.MaxTokens))
+	}
+	if len(p.Models) > 0 {
+		words = append(words, "only "+sentence(p.Models))
+	}
 	if len(words) == 0 {
 		return "no limits"
 	}

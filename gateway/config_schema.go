@@ -138,7 +138,7 @@ func (d *decoder) caFile(v value) {
 }
 
 // ownRoutes are the paths below which nothing is forwarded as it is.
-var ownRoutes = []string{"/v1/messages", "/v1/models", "/v1/streams"}
+var ownRoutes = []string{"/v1/messages", "/v1/models", "/v1/streams", "/v1/usage"}
 
 func ownRoute(path string) bool {
 	for _, own := range ownRoutes {

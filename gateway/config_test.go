@@ -80,6 +80,22 @@ func TestShippedFileShowsEveryKey(t *testing.T) {
 	}
 }
 
+// The plan that stands in the shipped file as an example is one, with every limit that there is.
+func TestShippedExampleOfAPlanIsTaken(t *testing.T) {
+	text := shippedFile(t)
+	_, example, ok := strings.Cut(text, "  # A plan with every limit that there is:\n")
+	example, _, ok2 := strings.Cut(example, "\n\n")
+	if !ok || !ok2 {
+		t.Fatal("there is no example")
+	}
+	c, _ := mustParse(t, "plans:\n  default: {}\n"+regexp.MustCompile(`(?m)^  # `).ReplaceAllString(example, "  "), keyInEnv)
+	for limit := range reflect.TypeFor[limits.Plan]().Fields() {
+		if reflect.ValueOf(c.Plans["small"]).FieldByIndex(limit.Index).IsZero() {
+			t.Errorf("it has no %s", limit.Name)
+		}
+	}
+}
+
 var wordStart = regexp.MustCompile(`([a-z])([A-Z])|([A-Z])([A-Z][a-z])|(JWKS)(URL)`)
 
 func fieldPaths(prefix string, typ reflect.Type, paths map[string]bool) {
@@ -133,7 +149,8 @@ auth:
   user_header: x-user
   ticket_secret: 0123456789abcdef0123456789abcdef
   anonymous_plan: pro
-plans: {free: &none {}, pro: {requests_per_minute: "${RPM}", burst: 3, concurrent_streams: 4, viewers_per_stream: 5}, other: *none}
+plans: {free: &none {}, pro: {requests_per_minute: "${RPM}", burst: 3, concurrent_streams: 4, viewers_per_stream: 5,
+  input_tokens_per_minute: 6, output_tokens_per_minute: 7, tokens_per_day: 8, max_tokens: 9, models: ["*", "claude-haiku-?", "${RPM}"]}, other: *none}
 relay:
   hold: 59s
   ping_interval: 1s
@@ -159,7 +176,8 @@ log: {level: debug, format: json}
 			TicketSecret: "0123456789abcdef0123456789abcdef",
 		},
 		Plans: map[string]limits.Plan{"free": {}, "other": {},
-			"pro": {RequestsPerMinute: 2, Burst: 3, ConcurrentStreams: 4, ViewersPerStream: 5}},
+			"pro": {RequestsPerMinute: 2, Burst: 3, ConcurrentStreams: 4, ViewersPerStream: 5, InputTokensPerMinute: 6, OutputTokensPerMinute: 7,
+				TokensPerDay: 8, MaxTokens: 9, Models: []string{"*", "claude-haiku-?", "2"}}},
 		Relay: Relay{Hold: 59 * time.Second, PingInterval: time.Second, StallTimeout: 2 * time.Second,
 			AbandonAfter: AbandonAfter{Messages: Never, Streams: 3 * time.Second}, Retention: 4 * time.Hour, Memory: 1 << 30},
 		Log: Log{Level: slog.LevelDebug, Format: "json"},
@@ -270,7 +288,9 @@ func TestLoadConfigReadsTheFilesThatAreNamed(t *testing.T) {
 }
 
 func TestDescribeSaysWhatItWouldDo(t *testing.T) {
-	c, _ := mustParse(t, "auth: {keys: [{id: a, key: hunter2}]}", fakeEnv("ANTHROPIC_API_KEY=sk-secret", "SLUICE_TICKET_SECRET=0123456789abcdef0123456789abcdef"))
+	c, _ := mustParse(t, `auth: {keys: [{id: a, key: hunter2}]}
+plans: {default: {requests_per_minute: 60, burst: 10, concurrent_streams: 8}, free: {}, small: {viewers_per_stream: 2,
+  input_tokens_per_minute: 50000, output_tokens_per_minute: 8000, tokens_per_day: 100000, max_tokens: 4096, models: [claude-haiku-*, claude-sonnet-5]}}`, fakeEnv("ANTHROPIC_API_KEY=sk-secret", "SLUICE_TICKET_SECRET=0123456789abcdef0123456789abcdef"))
 	want := `callers    at :8080; URLs are made from each request's Host
 protocols  HTTP/1.1 without TLS, over which a browser opens six connections
 operators  at 127.0.0.1:8081: metrics, health, usage
@@ -279,6 +299,8 @@ patience   a stream is given up after 3m without a byte, an answer without strea
 queue      any number of requests are at Claude at once; while it asks for a pause they wait up to 8s
 keys       1 on plan default
 plan       default: 60 requests a minute, 10 at once, 8 open streams
+plan       free: no limits
+plan       small: 2 viewers a stream, 50000 input tokens a minute, 8000 output tokens a minute, 100000 tokens a day, max_tokens up to 4096, only claude-haiku-* and claude-sonnet-5
 tickets    signed with the configured secret
 status     waits up to 10s for Claude's first event; then a ping after each 15s of silence
 readers    end after 30s without progress; a stream without any is given up after 15s (/v1/messages) or given up after 2m (/v1/streams)

@@ -5,7 +5,7 @@
 //	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, limits, relay, claude, metrics
 //	  auth         who calls: keys, tokens, tickets, trusted proxies; who guesses
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
-//	  limits       may they, now: requests a minute, open streams, the queue before the upstream
+//	  limits       may they, now: requests, tokens, open streams; the queue; what was used
 //	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h1, h2, metrics
 //	  h1, h2       HTTP whose answers are pushed to whoever waits
 //	  backoff      how long to wait

@@ -133,7 +133,7 @@ func (h *house) close() {
 	}
 }
 
-// isEmpty waits until no stream, viewer or byte of a log is left, and nobody in the queue.
+// isEmpty waits until no stream, viewer, reserved token or byte of a log is left, and nobody in the queue.
 func (h *house) isEmpty() {
 	h.t.Helper()
 	h.becomes("sluice_streams_active", 0)
@@ -141,6 +141,13 @@ func (h *house) isEmpty() {
 	h.becomes("sluice_upstream_queue_depth", 0)
 	h.becomes("sluice_logs", 0)
 	h.becomes("sluice_log_bytes", 0)
+	eventually(h.t, func() string { return "something is still reserved: " + h.fetch("GET", h.admin+"/usage", "").body }, func() bool {
+		held := 0
+		for _, u := range h.used().Data {
+			held += u.Open + int(u.Reserved)
+		}
+		return held == 0
+	})
 }
 
 func (h *house) forgetAll(key string) {

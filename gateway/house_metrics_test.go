@@ -78,7 +78,7 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`sluice_tokens_total{kind="cache_read",` + model + `,source="reported"}`:             3 * 7,
 		`sluice_tokens_total{kind="cache_write",` + model + `,source="reported"}`:            3 * 5,
 		`sluice_tokens_total{kind="input",` + model + `,source="estimated"}`:                 11,
-		`sluice_tokens_total{kind="output",` + model + `,source="estimated"}`:                2,
+		`sluice_tokens_total{kind="output",` + model + `,source="estimated"}`:                7,
 		`sluice_tokens_total{kind="input",model="claude-opus-4-6",source="reported"}`:        1000,
 		`sluice_tokens_total{kind="output",model="claude-opus-4-6",source="reported"}`:       2000,
 		`sluice_upstream_requests_total{code="200"}`:                                         5,
@@ -171,7 +171,8 @@ func TestRecordOfAnEndedStreamHoldsWhatFinanceNeeds(t *testing.T) {
 	h := openHouse(t, saying(4))
 	o := h.start(request("short"))
 	h.reaches(o.ID, "completed")
-	for _, want := range []string{`"msg":"stream ended"`, `"stream":"` + o.ID + `"`, `"owner":"key:alice"`, `"plan":"default"`, `"model":"claude-sonnet-4-6"`, `"outcome":"completed"`, `"input_tokens":11`, `"output_tokens":42`, `"cache_read_tokens":7`, `"cache_write_tokens":5`, `"usage_source":"reported"`} {
+	for _, want := range []string{`"msg":"stream ended"`, `"stream":"` + o.ID + `"`, `"request_id":"req_011CScriptScriptScript01"`, `"route":"/v1/streams"`, `"owner":"key:alice"`, `"plan":"default"`,
+		`"model":"claude-sonnet-4-6"`, `"outcome":"completed"`, `"input_tokens":11,"output_tokens":42,"cache_read_tokens":7,"cache_write_tokens":5`, `"usage_source":"reported"`} {
 		if n := strings.Count(h.log.String(), want); n != 1 {
 			t.Errorf("%s stands %d times in\n%s", want, n, h.log.String())
 		}

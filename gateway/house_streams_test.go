@@ -321,7 +321,7 @@ func TestAbandonedStreamIsCanceledAndAccounted(t *testing.T) {
 	receive(t, r, "the answer").leave()
 	up.left()
 	h.becomes(`sluice_streams_total{model="claude-sonnet-4-6",outcome="abandoned"}`, 2)
-	h.becomes(`sluice_tokens_total{kind="output",model="claude-sonnet-4-6",source="estimated"}`, 3+1)
+	h.becomes(`sluice_tokens_total{kind="output",model="claude-sonnet-4-6",source="estimated"}`, 8+1)
 	h.becomes(`sluice_tokens_total{kind="input",model="claude-sonnet-4-6",source="estimated"}`, 22)
 }
 

@@ -44,6 +44,7 @@ func FuzzStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		s := streamOf(bytes.NewReader(body))
 		var m Message
+		var o Output
 		var last, starts int
 		for i := 1; ; i++ {
 			e, err := s.Next()
@@ -75,7 +76,10 @@ func FuzzStream(f *testing.F) {
 				t.Fatalf("%+v", u)
 			}
 			m.Model()
-			DeltaBytes(e.Data)
+			before := o.Tokens()
+			if o.Add(e.Kind, e.Data); o.Tokens() < before {
+				t.Fatalf("%q made %d tokens %d", e.Data, before, o.Tokens())
+			}
 		}
 		if starts > 1 {
 			t.Fatalf("%d starts", starts)

@@ -177,10 +177,30 @@ func (m *Message) Model() string {
 	return s
 }
 
-// Usage is what the upstream has reported so far: message_delta's figures are cumulative and replace earlier ones.
+// Usage is what the upstream has reported so far: message_delta's figures are cumulative and replace earlier ones. Where
+// they come with iterations, these count: the figures beside them leave out compactions, and all models but the last one
+// that answered.
 func (m *Message) Usage() Usage {
+	u := countsOf(m.usage.get)
+	var all Usage
+	elements(m.usage.get("iterations"), func(iteration []byte) bool {
+		i := countsOf(func(key string) []byte { return member(iteration, key) })
+		all.Input += i.Input
+		all.Output += i.Output
+		all.CacheRead += i.CacheRead
+		all.CacheWrite += i.CacheWrite
+		return true
+	})
+	return Usage{
+		Input: max(u.Input, all.Input), Output: max(u.Output, all.Output),
+		CacheRead: max(u.CacheRead, all.CacheRead), CacheWrite: max(u.CacheWrite, all.CacheWrite),
+		Raw: m.usage.json(),
+	}
+}
+
+func countsOf(get func(key string) []byte) Usage {
 	n := func(key string) int64 {
-		v, err := strconv.ParseInt(string(m.usage.get(key)), 10, 64)
+		v, err := strconv.ParseInt(string(get(key)), 10, 64)
 		if err != nil {
 			return 0 // out of range it would be the largest number there is, and break every sum
 		}
@@ -189,7 +209,6 @@ func (m *Message) Usage() Usage {
 	return Usage{
 		Input: n("input_tokens"), Output: n("output_tokens"),
 		CacheRead: n("cache_read_input_tokens"), CacheWrite: n("cache_creation_input_tokens"),
-		Raw: m.usage.json(),
 	}
 }
 
@@ -200,8 +219,21 @@ type Usage struct {
 	Raw []byte // the usage object, with all that it says; null where none came
 }
 
-// ReportsOutput reports whether a message_delta says how many tokens the answer took.
-func ReportsOutput(data []byte) bool { return member(member(data, "usage"), "output_tokens") != nil }
+// ReportsOutput reports whether an event says how many tokens the answer took: a message_delta does, and a message_start
+// that has the whole answer in it.
+func ReportsOutput(kind Kind, data []byte) bool {
+	switch kind {
+	case MessageStart:
+		data = member(data, "message")
+		if v := member(data, "stop_reason"); len(v) == 0 || v[0] != '"' {
+			return false
+		}
+	case MessageDelta:
+	default:
+		return false
+	}
+	return member(member(data, "usage"), "output_tokens") != nil
+}
 
 // WithOutput is the usage with another count of output tokens, everywhere.
 func (u Usage) WithOutput(n int64) Usage {
@@ -213,34 +245,23 @@ func (u Usage) WithOutput(n int64) Usage {
 	return u
 }
 
-// UsageOf reads the usage of a whole Message that didn't come as a stream.
-func UsageOf(message []byte) (model string, u Usage) {
+// UsageOf reads the usage of a whole Message that didn't come as a stream. reported is false where it says nothing of
+// its output, which then is estimated.
+func UsageOf(message []byte) (model string, u Usage, reported bool) {
 	var m Message
-	if json.Valid(message) {
-		m.start(message)
+	if !json.Valid(message) {
+		return "", m.Usage(), false
 	}
-	return m.Model(), m.Usage()
-}
-
-// bytesPerToken estimates output tokens from the bytes of an answer's text. A rule of thumb for English prose, without a
-// stated bound of its error: code, JSON and other languages differ.
-const bytesPerToken = 4
-
-// EstimateOutput estimates the tokens of an answer that was cut off, from the raw bytes of its deltas' strings.
-func EstimateOutput(bytes int64) int64 { return (bytes + bytesPerToken - 1) / bytesPerToken }
-
-// DeltaBytes is how many raw bytes of output a content_block_delta carries.
-func DeltaBytes(data []byte) int {
-	if d, ok := ParseDelta(data); ok {
-		return len(d.Value)
+	m.start(message)
+	if m.usage.get("output_tokens") != nil {
+		return m.Model(), m.Usage(), true
 	}
-	delta := member(data, "delta")
-	for _, key := range []string{"text", "thinking", "partial_json"} {
-		if v := member(delta, key); len(v) > 2 && v[0] == '"' {
-			return len(v) - 2
-		}
-	}
-	return 0
+	var o Output
+	elements(m.fields.get("content"), func(block []byte) bool {
+		o.block(block)
+		return true
+	})
+	return m.Model(), m.Usage().WithOutput(o.Tokens()), false
 }
 
 func text(raw []byte) (string, bool) {

@@ -1,8 +1,10 @@
 package claude
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -165,12 +167,43 @@ func TestTheModelIsTheOneThatAnswers(t *testing.T) {
 			t.Errorf("%s: %s, want %s", to, got, want)
 		}
 	}
-	model, u := UsageOf([]byte(` {"model":"claude-x","content":[],"usage":{"input_tokens":3,"output_tokens":4,"cache_creation_input_tokens":5}} `))
-	if model != "claude-x" || u.Input != 3 || u.Output != 4 || u.CacheWrite != 5 {
+}
+
+func TestTheUsageOfAWholeMessageIsReadOrEstimated(t *testing.T) {
+	model, u, reported := UsageOf([]byte(` {"model":"claude-x","content":[],"usage":{"input_tokens":3,"output_tokens":4,"cache_creation_input_tokens":5}} `))
+	if model != "claude-x" || u.Input != 3 || u.Output != 4 || u.CacheWrite != 5 || !reported {
 		t.Errorf("%s %+v", model, u)
 	}
-	if model, u := UsageOf([]byte(`{"model":`)); model != "" || u.Output != 0 {
-		t.Errorf("%s %+v", model, u)
+	model, u, reported = UsageOf([]byte(`{"model":"claude-x","content":[{"type":"text","text":"` + strings.Repeat("word ", 80) + `"},{"type":"tool_use","input":{"a":"b"}}],"usage":{"input_tokens":3}}`))
+	if model != "claude-x" || u.Input != 3 || u.Output != 5+100+30+4 || reported || !bytes.Contains(u.Raw, []byte(`"output_tokens":139`)) {
+		t.Errorf("%s %+v %s", model, u, u.Raw)
+	}
+	for _, message := range []string{`{"model":`, `[]`, `null`} {
+		if model, u, reported := UsageOf([]byte(message)); model != "" || u.Output != 0 || reported {
+			t.Errorf("%s: %s %+v", message, model, u)
+		}
+	}
+}
+
+// Anthropic's documentation, "Compaction" and "Refusals and fallback": the figures beside the iterations leave out
+// compactions, and models that were left for another.
+func TestIterationsAreWhatIsBilled(t *testing.T) {
+	delta := func(usage string) string {
+		return `{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":` + usage + `}`
+	}
+	for usage, want := range map[string]Usage{
+		`{"output_tokens":8,"input_tokens":181,"iterations":[{"type":"compaction","input_tokens":100,"output_tokens":83,"cache_read_input_tokens":55096,"cache_creation_input_tokens":2},{"type":"message","input_tokens":181,"output_tokens":8}]}`: {Input: 281, Output: 91, CacheRead: 55096, CacheWrite: 2},
+		`{"output_tokens":8,"iterations":[{"type":"fallback_message","input_tokens":30,"output_tokens":9},{"type":"message","input_tokens":25,"output_tokens":8,"cache_read_input_tokens":7}]}`:                                                     {Input: 55, Output: 17, CacheRead: 7},
+		`{"output_tokens":8,"iterations":[]}`:                            {Input: 25, Output: 8, CacheRead: 7},
+		`{"output_tokens":8,"iterations":null}`:                          {Input: 25, Output: 8, CacheRead: 7},
+		`{"output_tokens":8,"iterations":[{"type":"message"}]}`:          {Input: 25, Output: 8, CacheRead: 7}, // says nothing
+		`{"output_tokens":8,"iterations":[5,null,{"output_tokens":-1}]}`: {Input: 25, Output: 8, CacheRead: 7},
+	} {
+		u := told(begin, delta(usage), delta(usage)).Usage()
+		u.Raw = nil
+		if !reflect.DeepEqual(u, want) {
+			t.Errorf("%s: %+v, want %+v", usage, u, want)
+		}
 	}
 }
 
@@ -195,26 +228,6 @@ func TestWholeFieldsOfAMessageDeltaAreTakenOver(t *testing.T) {
 	for key, want := range map[string]string{"stop_reason": `"refusal"`, "stop_details": `{"type":"refusal","n":1.0}`, "context_management": `{"applied_edits":[]}`, "id": `"msg_1"`} {
 		if got := string(member(m.JSON(), key)); got != want {
 			t.Errorf("%s: %s, want %s", key, got, want)
-		}
-	}
-}
-
-func TestBytesOfOutputAreCounted(t *testing.T) {
-	for data, want := range map[string]int{
-		delta(0, `{"type":"text_delta","text":"abc"}`):                               3,
-		delta(0, `{"type":"thinking_delta","thinking":"abcd","estimated_tokens":3}`): 4,
-		delta(0, `{"type":"input_json_delta","partial_json":"{\"a\""}`):              6,
-		delta(0, `{"type":"signature_delta","signature":"abc"}`):                     0,
-		delta(0, `{"type":"text_delta","text":""}`):                                  0,
-		`null`: 0, ``: 0,
-	} {
-		if got := DeltaBytes([]byte(data)); got != want {
-			t.Errorf("%s: %d, want %d", data, got, want)
-		}
-	}
-	for bytes, want := range map[int64]int64{0: 0, 1: 1, 4: 1, 5: 2} {
-		if got := EstimateOutput(bytes); got != want {
-			t.Errorf("%d bytes: %d tokens, want %d", bytes, got, want)
 		}
 	}
 }

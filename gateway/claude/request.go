@@ -10,8 +10,9 @@ import (
 // Params is what the gateway reads of a Messages request. Everything else is the upstream's to judge.
 type Params struct {
 	Model     string
+	Models    []string // all that may take part in the answer: Model, then those of fallbacks and of tools
 	Stream    bool
-	MaxTokens int64 // 0: not given
+	MaxTokens int64 // the largest that the request names, for Model or for another of them; -1: none is given
 }
 
 // ParseParams reads a Messages request. It is as exact as the upstream, which knows keys by their bytes: a key that
@@ -21,11 +22,13 @@ func ParseParams(body []byte) (p Params, err error) {
 	if err := validObject(body); err != nil {
 		return p, err
 	}
-	seen := make(map[string]bool, 3)
+	p.MaxTokens = -1
+	var fallbacks, tools []byte
+	seen := make(map[string]bool, 5)
 	whole := members(body, func(key, value []byte) bool {
 		name := string(key)
 		switch name {
-		case "model", "stream", "max_tokens":
+		case "model", "stream", "max_tokens", "fallbacks", "tools":
 		default:
 			return true
 		}
@@ -36,24 +39,88 @@ func ParseParams(body []byte) (p Params, err error) {
 		seen[name] = true
 		switch name {
 		case "model":
-			if json.Unmarshal(value, &p.Model) != nil || value[0] != '"' {
-				err = invalid("model: Input should be a string.")
-			}
+			p.Model, err = modelName(name, value)
 		case "stream":
 			if p.Stream = string(value) == "true"; !p.Stream && string(value) != "false" {
 				err = invalid("stream: Input should be true or false.")
 			}
 		case "max_tokens":
-			if p.MaxTokens, err = strconv.ParseInt(string(value), 10, 64); err != nil || p.MaxTokens < 0 {
-				err = invalid("max_tokens: Input should be a whole number.")
-			}
+			err = p.atMost(name, value)
+		case "fallbacks":
+			fallbacks = value
+		case "tools":
+			tools = value
 		}
 		return err == nil
 	})
 	if err == nil && !whole {
 		err = invalid("The request has a key that is written with escapes.")
 	}
+	if err != nil {
+		return p, err
+	}
+	p.Models = []string{p.Model}
+	if string(fallbacks) == `"default"` { // those that Anthropic chooses: a plan that names models has to name this too
+		p.Models = append(p.Models, "default")
+	}
+	if err = p.others("fallbacks", fallbacks); err == nil {
+		err = p.others("tools", tools) // an advisor is a model
+	}
 	return p, err
+}
+
+// others reads what a list of objects says of further models.
+func (p *Params) others(list string, data []byte) (err error) {
+	i := 0
+	elements(data, func(object []byte) bool {
+		var model, most []byte
+		twice := false
+		whole := object[0] != '{' || members(object, func(key, value []byte) bool {
+			switch string(key) {
+			case "model":
+				twice = twice || model != nil
+				model = value
+			case "max_tokens":
+				twice = twice || most != nil
+				most = value
+			}
+			return true
+		})
+		name := fmt.Sprintf("%s.%d", list, i)
+		i++
+		switch {
+		case !whole:
+			err = invalid("%s: has a key that is written with escapes.", name)
+		case twice:
+			err = invalid("%s: has a key twice.", name)
+		case model != nil:
+			var other string
+			if other, err = modelName(name+".model", model); err == nil {
+				p.Models = append(p.Models, other)
+			}
+			if err == nil && most != nil && string(most) != "null" {
+				err = p.atMost(name+".max_tokens", most)
+			}
+		}
+		return err == nil
+	})
+	return err
+}
+
+func modelName(key string, value []byte) (name string, err error) {
+	if json.Unmarshal(value, &name) != nil || value[0] != '"' {
+		return "", invalid("%s: Input should be a string.", key)
+	}
+	return name, nil
+}
+
+func (p *Params) atMost(key string, value []byte) error {
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil || n < 0 {
+		return invalid("%s: Input should be a whole number.", key)
+	}
+	p.MaxTokens = max(p.MaxTokens, n)
+	return nil
 }
 
 func validObject(body []byte) error {

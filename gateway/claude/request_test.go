@@ -4,23 +4,47 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"strings"
 	"testing"
 )
 
 func TestParamsAreRead(t *testing.T) {
 	for body, want := range map[string]Params{
-		`{"model":"claude-x","stream":true,"max_tokens":5}`: {"claude-x", true, 5},
-		`{}`: {},
-		" \r\n\t{ \"max_tokens\" : 0 , \"stream\" : false , \"model\" : \"a\\u0062\\\"\" } \n":                        {`ab"`, false, 0},
-		`{"messages":[{"model":"x","stream":true}],"model":"y","tools":[{"stream":{"stream":true}}],"system":"\"}{"}`: {Model: "y"},
-		`{"Model":"x","STREAM":true,"max_tokens ":5}`:                                                                 {},
-		`{"metadata":1,"metadata":2,"model":""}`:                                                                      {},
+		`{"model":"claude-x","stream":true,"max_tokens":5}`: {Model: "claude-x", Stream: true, MaxTokens: 5},
+		`{}`: {MaxTokens: -1},
+		" \r\n\t{ \"max_tokens\" : 0 , \"stream\" : false , \"model\" : \"a\\u0062\\\"\" } \n":                        {Model: `ab"`},
+		`{"messages":[{"model":"x","stream":true}],"model":"y","tools":[{"stream":{"stream":true}}],"system":"\"}{"}`: {Model: "y", MaxTokens: -1},
+		`{"Model":"x","STREAM":true,"max_tokens ":5}`:                                                                 {MaxTokens: -1},
+		`{"metadata":1,"metadata":2,"model":""}`:                                                                      {MaxTokens: -1},
 		`{"max_tokens":9223372036854775807}`:                                                                          {MaxTokens: 9223372036854775807},
-		`{"x":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `,"model":"deep"}`:                          {Model: "deep"},
+		`{"x":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `,"model":"deep"}`:                          {Model: "deep", MaxTokens: -1},
 	} {
-		if got, err := ParseParams([]byte(body)); err != nil || got != want {
+		want.Models = []string{want.Model}
+		if got, err := ParseParams([]byte(body)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%.100s: %+v %v, want %+v", body, got, err, want)
+		}
+	}
+}
+
+func TestAllModelsThatARequestNamesAreRead(t *testing.T) {
+	for rest, want := range map[string]Params{
+		`"fallbacks":[{"model":"b"},{"model":"c","max_tokens":50}]`:                       {Models: []string{"b", "c"}, MaxTokens: 50},
+		`"fallbacks": [ {"thinking":{"model":"no"},"model" : "b" , "max_tokens":null} ] `: {Models: []string{"b"}, MaxTokens: 10},
+		`"fallbacks":[{"model":"b","max_tokens":3}]`:                                      {Models: []string{"b"}, MaxTokens: 10},
+		`"fallbacks":"default"`:                    {Models: []string{"default"}, MaxTokens: 10},
+		`"fallbacks":null`:                         {MaxTokens: 10},
+		`"fallbacks":[]`:                           {MaxTokens: 10},
+		`"fallbacks":[7,"b",null,[{"model":"x"}]]`: {MaxTokens: 10}, // the upstream's to refuse
+		`"tools":[{"name":"f","input_schema":{"model":"x"}},{"type":"advisor_20260301","model":"b"}]`:   {Models: []string{"b"}, MaxTokens: 10},
+		`"tools":[{"type":"advisor_20260301","model":"b","max_tokens":99}],"fallbacks":[{"model":"c"}]`: {Models: []string{"c", "b"}, MaxTokens: 99},
+		`"tools":[{"name":"f","max_tokens":99}]`:                                                        {MaxTokens: 10},
+		`"messages":[{"fallbacks":[{"model":"x"}]}]`:                                                    {MaxTokens: 10},
+	} {
+		want.Model, want.Models = "a", append([]string{"a"}, want.Models...)
+		got, err := ParseParams([]byte(`{"model":"a","max_tokens":10,` + rest + `}`))
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v %v, want %+v", rest, got, err, want)
 		}
 	}
 }
@@ -33,6 +57,9 @@ func TestRequestsThatCouldMeanTwoThingsAreRefused(t *testing.T) {
 		`{"max_tokens":null}`, `{"max_tokens":-1}`, `{"max_tokens":1.0}`, `{"max_tokens":1e3}`, `{"max_tokens":"5"}`, `{"max_tokens":9223372036854775808}`, `{"max_tokens":[5]}`,
 		`{"model":"a","model":"a"}`, `{"model":"a","model":"b"}`, `{"stream":true,"x":1,"stream":true}`, `{"stream":false,"stream":true}`, `{"max_tokens":1,"max_tokens":2}`,
 		`{"str\u0065am":true}`, `{"stream":false,"str\u0065am":true}`, `{"mod\u0065l":"a"}`, `{"\u006d":1}`, `{"a\/b":1,"model":"x"}`,
+		`{"fallbacks":[],"fallbacks":[{"model":"b"}]}`, `{"tools":[],"tools":[]}`, `{"fallb\u0061cks":[{"model":"b"}]}`,
+		`{"fallbacks":[{"model":"a","model":"b"}]}`, `{"fallbacks":[{"mod\u0065l":"b"}]}`, `{"fallbacks":[{"model":5}]}`, `{"fallbacks":[{"model":null}]}`, `{"fallbacks":[{"model":"b"},{"model":"c","max_tokens":"5"}]}`,
+		`{"fallbacks":[{"model":"b","max_tokens":1,"max_tokens":2}]}`, `{"tools":[{"name":"f"},{"model":"a","model":"b"}]}`, `{"tools":[{"\u006dodel":"b"}]}`,
 		strings.Repeat("[", 20_000), `{"x":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + "}",
 	} {
 		_, err := ParseParams([]byte(body))

@@ -50,6 +50,24 @@ func members(data []byte, yield func(key, value []byte) bool) bool {
 	return false
 }
 
+// elements walks the values of the JSON array in data, in order, until yield returns false. What is no array has none;
+// as members, it checks no more than it must.
+func elements(data []byte, yield func(value []byte) bool) {
+	i := space(data, 0)
+	if i >= len(data) || data[i] != '[' {
+		return
+	}
+	for i = space(data, i+1); i < len(data) && data[i] != ']'; i = space(data, i+1) {
+		end := skipValue(data, i)
+		if end < 0 || !yield(data[i:end]) {
+			return
+		}
+		if i = space(data, end); i >= len(data) || data[i] != ',' {
+			return
+		}
+	}
+}
+
 // member returns the value of one key, nil if the object hasn't it. The last of several wins, as in most decoders.
 func member(data []byte, key string) []byte {
 	var found []byte

@@ -6,7 +6,7 @@ import (
 	"net/http/pprof"
 )
 
-// Admin serves the operator's listener: metrics, health, readiness, profiles. It asks for no credentials, and is never
+// Admin serves the operator's listener: metrics, health, readiness, usage, profiles. It asks for no credentials, and is never
 // to be reached from outside.
 func (a *API) Admin() http.Handler {
 	mux := http.NewServeMux()
@@ -19,6 +19,7 @@ func (a *API) Admin() http.Handler {
 		}
 		io.WriteString(w, "ready\n")
 	})
+	mux.HandleFunc("GET /usage", a.usage)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -77,6 +77,7 @@ func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *met
 	e.DELETE("/v1/streams/:id", api.deleteStream)
 	e.POST("/v1/streams/:id/cancel", api.cancelStream)
 	get("/v1/streams/:id/events", api.getEvents)
+	get("/v1/usage", api.getUsage)
 	e.POST("/v1/messages/count_tokens", api.forwardJSON)
 	get("/v1/models", api.forwardJSON)
 	get("/v1/models/:id", api.forwardJSON)

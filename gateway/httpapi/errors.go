@@ -50,6 +50,7 @@ func describe(err error) failure {
 		exceeded *limits.Exceeded
 		busy     *limits.Busy
 		guessing *auth.Throttled
+		outside  *limits.Outside
 		routing  *echo.HTTPError
 		tooLarge *http.MaxBytesError
 	)
@@ -67,10 +68,16 @@ func describe(err error) failure {
 		return f
 	case errors.As(err, &exceeded):
 		f := failure{status: http.StatusTooManyRequests, kind: claude.RateLimit, message: exceeded.Error(), header: http.Header{}, limit: exceeded.Limit}
-		setWindow(f.header, exceeded.Window)
+		setWindows(f.header, exceeded.Windows)
 		return f.after(exceeded.RetryAfter)
 	case errors.As(err, &busy):
 		return failure{status: 529, kind: claude.Overloaded, message: busy.Error(), limit: busy.At}.after(busy.RetryAfter)
+	case errors.As(err, &outside):
+		f := failure{status: http.StatusBadRequest, kind: claude.InvalidRequest, message: outside.Error(), limit: outside.Limit}
+		if outside.Limit == limits.Models {
+			f.status, f.kind = http.StatusForbidden, claude.Permission
+		}
+		return f
 	case errors.As(err, &tooLarge):
 		return failure{status: http.StatusRequestEntityTooLarge, kind: claude.TooLarge, message: fmt.Sprintf("The request is larger than %d MB.", tooLarge.Limit/1_000_000)}
 	case errors.Is(err, auth.ErrNoCredentials):
@@ -125,14 +132,23 @@ func (f failure) after(wait time.Duration) failure {
 	return f
 }
 
-func setWindow(h http.Header, w limits.Window) {
-	if w.Limit == 0 {
-		return
+// setWindows says what is left in Anthropic's headers. A limit that the plan does not have has none.
+func setWindows(h http.Header, w limits.Windows) {
+	for _, of := range []struct {
+		name   string
+		window limits.Window
+	}{{"Requests", w.Requests}, {"Input-Tokens", w.Input}, {"Output-Tokens", w.Output}, {"Tokens", w.Tokens()}} {
+		if of.window.Limit > 0 {
+			name := "Anthropic-Ratelimit-" + of.name
+			h.Set(name+"-Limit", strconv.FormatInt(of.window.Limit, 10))
+			h.Set(name+"-Remaining", strconv.FormatInt(of.window.Remaining, 10))
+			h.Set(name+"-Reset", wholeSeconds(of.window.Reset).Format(time.RFC3339))
+		}
 	}
-	h.Set("Anthropic-Ratelimit-Requests-Limit", strconv.Itoa(w.Limit))
-	h.Set("Anthropic-Ratelimit-Requests-Remaining", strconv.Itoa(w.Remaining))
-	h.Set("Anthropic-Ratelimit-Requests-Reset", w.Reset.UTC().Format(time.RFC3339))
 }
+
+// wholeSeconds rounds up: before the time that is told nothing has come back yet.
+func wholeSeconds(t time.Time) time.Time { return t.UTC().Add(time.Second - 1).Truncate(time.Second) }
 
 // unreadPatience is how long an error waits for the rest of a request's body, so that the connection can be used again.
 const unreadPatience = time.Second

@@ -8,7 +8,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"sluice/gateway/auth"
 	"sluice/gateway/claude"
 	"sluice/gateway/relay"
 )
@@ -39,11 +38,12 @@ func (a *API) postMessages(c echo.Context) error {
 	}
 	if !params.Stream {
 		defer b.release()
-		return a.wholeMessage(c, id, b.bytes)
+		return a.wholeMessage(c, b.bytes, relay.Whole{Account: id.Account, Plan: id.Plan, Route: "/v1/messages", Ask: relay.Ask(params, b.bytes), Created: time.Now()})
 	}
 	s, v, err := a.startStream(c, true, relay.Params{
 		Owner: id.Owner, Account: id.Account, Plan: id.Plan, Route: "/v1/messages", AbandonAfter: a.cfg.AbandonAfter.Messages,
 		Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: b.bytes},
+		Ask:     relay.Ask(params, b.bytes),
 		Retry:   claude.Retry{Max: maxRetries},
 	})
 	if err != nil {
@@ -65,7 +65,7 @@ func (a *API) postStreams(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = claude.ParseParams(b.bytes)
+	params, err := claude.ParseParams(b.bytes)
 	if err == nil {
 		err = noCallback(c.Request())
 	}
@@ -85,6 +85,7 @@ func (a *API) postStreams(c echo.Context) error {
 	s, _, err := a.startStream(c, false, relay.Params{
 		Owner: id.Owner, Account: id.Account, Plan: id.Plan, Route: "/v1/streams", AbandonAfter: a.cfg.AbandonAfter.Streams,
 		Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: header, Body: request},
+		Ask:     relay.Ask(params, request),
 		Retry:   claude.Retry{Max: maxRetries, Statuses: claude.SafeStatus},
 	})
 	if err != nil {
@@ -139,27 +140,26 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 // windowAndID sets what an admitted answer says of its owner's limits, and the upstream's request id.
 func (a *API) windowAndID(c echo.Context, s *relay.Stream) {
 	h := c.Response().Header()
-	setWindow(h, s.Grant().Window())
+	setWindows(h, s.Grant().Windows())
 	if id := s.RequestID(); id != "" {
 		h.Set("Request-Id", id)
 	}
 }
 
-// wholeMessage forwards a request whose answer is no stream. It takes a slot like a stream does.
-func (a *API) wholeMessage(c echo.Context, id auth.Identity, request []byte) error {
-	grant, err := a.relay.Admit(id.Account, id.Plan)
+// wholeMessage forwards a request whose answer is no stream. It takes a slot and reserves tokens like a stream does.
+func (a *API) wholeMessage(c echo.Context, request []byte, w relay.Whole) error {
+	grant, err := a.relay.Admit(w)
 	if err != nil {
 		return err
 	}
-	defer grant.Release()
-	setWindow(c.Response().Header(), grant.Window())
+	defer grant.Release() // of whoever has left, or was refused
+	setWindows(c.Response().Header(), grant.Windows())
 	answer, err := a.call(c, claude.Request{Path: "/v1/messages" + query(c.Request()), Header: upward(c.Request().Header), Body: request,
-		Place: a.relay.Place(id.Account, a.cfg.QueueWait)})
+		Place: a.relay.Place(w.Account, a.cfg.QueueWait)})
 	if err != nil {
 		return err
 	}
-	a.relay.Settle(id.Account, id.Plan, answer)
-	grant.Release() // before the caller can ask for the next
+	a.relay.Settle(grant, w, requestID(c), answer) // before the caller can ask for the next
 	writeJSON(c, http.StatusOK, answer)
 	return nil
 }

@@ -13,18 +13,26 @@ import (
 // pass lets time go by inside a bubble.
 func pass(d time.Duration) { <-time.After(d) }
 
-func admit(t *testing.T, l *Limits, owner, plan string) *Grant {
+func admit(t *testing.T, l *Limits, owner, plan string, r ...Request) *Grant {
 	t.Helper()
-	g, err := l.Admit(owner, plan)
+	g, err := l.Admit(owner, plan, one(r))
 	if err != nil {
 		t.Fatalf("Admit(%q, %q): %v", owner, plan, err)
 	}
 	return g
 }
 
-func refuse(t *testing.T, l *Limits, owner, plan, limit string) *Exceeded {
+// one is the request given, or one that asks for nothing.
+func one(r []Request) Request {
+	if len(r) == 0 {
+		return Request{}
+	}
+	return r[0]
+}
+
+func refuse(t *testing.T, l *Limits, owner, plan, limit string, r ...Request) *Exceeded {
 	t.Helper()
-	g, err := l.Admit(owner, plan)
+	g, err := l.Admit(owner, plan, one(r))
 	var exceeded *Exceeded
 	if !errors.As(err, &exceeded) || g != nil {
 		t.Fatalf("Admit(%q, %q) = %v, %v; want it over %s", owner, plan, g, err, limit)
@@ -36,7 +44,7 @@ func refuse(t *testing.T, l *Limits, owner, plan, limit string) *Exceeded {
 }
 
 // crowd calls Admit from 64 goroutines and returns what they were granted.
-func crowd(t *testing.T, l *Limits, plan, limit string) []*Grant {
+func crowd(t *testing.T, l *Limits, plan, limit string, r ...Request) []*Grant {
 	t.Helper()
 	var (
 		wg     sync.WaitGroup
@@ -45,7 +53,7 @@ func crowd(t *testing.T, l *Limits, plan, limit string) []*Grant {
 	)
 	for range 64 {
 		wg.Go(func() {
-			g, err := l.Admit("key:alice", plan)
+			g, err := l.Admit("key:alice", plan, one(r))
 			var exceeded *Exceeded
 			switch {
 			case err == nil:
@@ -66,22 +74,48 @@ func TestACrowdHitsEachLimitExactly(t *testing.T) {
 		name, limit string
 		plan        Plan
 		want        int
+		request     Request
 	}{
-		{"streams", ConcurrentStreams, Plan{ConcurrentStreams: 23}, 23},
-		{"rate", RequestsPerMinute, Plan{RequestsPerMinute: 17}, 17},
-		{"burst", RequestsPerMinute, Plan{RequestsPerMinute: 600, Burst: 5}, 5},
-		{"burst above the rate", RequestsPerMinute, Plan{RequestsPerMinute: 3, Burst: 40}, 40},
-		{"streams before rate", ConcurrentStreams, Plan{RequestsPerMinute: 50, ConcurrentStreams: 9}, 9},
-		{"rate before streams", RequestsPerMinute, Plan{RequestsPerMinute: 9, ConcurrentStreams: 50}, 9},
-		{"no limit", "", Plan{}, 64},
-		{"below zero is no limit", "", Plan{RequestsPerMinute: -1, Burst: -1, ConcurrentStreams: -1}, 64},
-		{"burst alone is no limit", "", Plan{Burst: 2}, 64},
+		{"streams", ConcurrentStreams, Plan{ConcurrentStreams: 23}, 23, Request{}},
+		{"rate", RequestsPerMinute, Plan{RequestsPerMinute: 17}, 17, Request{}},
+		{"burst", RequestsPerMinute, Plan{RequestsPerMinute: 600, Burst: 5}, 5, Request{}},
+		{"burst above the rate", RequestsPerMinute, Plan{RequestsPerMinute: 3, Burst: 40}, 40, Request{}},
+		{"streams before rate", ConcurrentStreams, Plan{RequestsPerMinute: 50, ConcurrentStreams: 9}, 9, Request{}},
+		{"rate before streams", RequestsPerMinute, Plan{RequestsPerMinute: 9, ConcurrentStreams: 50}, 9, Request{}},
+		{"no limit", "", Plan{}, 64, Request{}},
+		{"below zero is no limit", "", Plan{RequestsPerMinute: -1, Burst: -1, ConcurrentStreams: -1}, 64, Request{}},
+		{"burst alone is no limit", "", Plan{Burst: 2}, 64, Request{}},
+		{"input", InputTokensPerMinute, Plan{InputTokensPerMinute: 1000}, 20, Request{Input: 50}},
+		{"input that does not fit evenly", InputTokensPerMinute, Plan{InputTokensPerMinute: 1000}, 14, Request{Input: 70}},
+		{"output", OutputTokensPerMinute, Plan{OutputTokensPerMinute: 1000}, 10, Request{MaxTokens: 100}},
+		{"max_tokens above the minute's", OutputTokensPerMinute, Plan{OutputTokensPerMinute: 1000}, 1, Request{MaxTokens: 64_000}},
+		{"max_tokens not given", OutputTokensPerMinute, Plan{OutputTokensPerMinute: 1000}, 1, Request{}},
+		{"input that may come from a cache", InputTokensPerMinute, Plan{InputTokensPerMinute: 1000}, 1, Request{Input: 64_000, Cached: true}},
+		{"day", TokensPerDay, Plan{TokensPerDay: 1000}, 12, Request{Input: 30, MaxTokens: 50}},
+		{"day, a large max_tokens", TokensPerDay, Plan{TokensPerDay: 10_000}, 9, Request{Input: 100, MaxTokens: 64_000}},
+		{"a day that is smaller than a piece", TokensPerDay, Plan{TokensPerDay: 100}, 1, Request{}},
+		{"day, input that may come from a cache", TokensPerDay, Plan{TokensPerDay: 1000}, 1, Request{Input: 64_000, MaxTokens: 50, Cached: true}},
+		{"input before output", InputTokensPerMinute, Plan{InputTokensPerMinute: 1000, OutputTokensPerMinute: 10_000}, 20, Request{Input: 50, MaxTokens: 100}},
+		{"output before the day", OutputTokensPerMinute, Plan{OutputTokensPerMinute: 1000, TokensPerDay: 10_000}, 10, Request{Input: 50, MaxTokens: 100}},
+		{"the largest numbers", TokensPerDay, Plan{RequestsPerMinute: 1e9, InputTokensPerMinute: 1e9, OutputTokensPerMinute: 1e9, TokensPerDay: 1e9}, 7, Request{Input: 130_000_000, MaxTokens: 100_000}},
+		{"tokens below zero are no limit", "", Plan{InputTokensPerMinute: -1, OutputTokensPerMinute: -1, TokensPerDay: -1, MaxTokens: -1}, 64, Request{Input: 1e9, MaxTokens: 1e9}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := New(map[string]Plan{"p": test.plan})
-				if got := crowd(t, l, "p", test.limit); len(got) != test.want || l.Open() != test.want {
-					t.Errorf("%d admitted, %d open; want %d", len(got), l.Open(), test.want)
+				got := crowd(t, l, "p", test.limit, test.request)
+				if len(got) != test.want || l.Open() != test.want {
+					t.Fatalf("%d admitted, %d open; want %d", len(got), l.Open(), test.want)
+				}
+				// Nothing is left behind: as many pass again once these were given back, but for requests, which stay counted.
+				for _, g := range got {
+					g.Release()
+				}
+				whole(t, l, "key:alice", "p")
+				if test.plan.RequestsPerMinute <= 0 {
+					if again := crowd(t, l, "p", test.limit, test.request); len(again) != test.want {
+						t.Errorf("%d admitted afterwards, want %d", len(again), test.want)
+					}
 				}
 			})
 		})
@@ -93,8 +127,8 @@ func TestARefusedRequestCostsNothing(t *testing.T) {
 		l := New(map[string]Plan{"p": {RequestsPerMinute: 5, ConcurrentStreams: 1}})
 		g := admit(t, l, "key:alice", "p")
 		for range 100 { // no token is taken for want of a slot
-			if e := refuse(t, l, "key:alice", "p", ConcurrentStreams); e.Window.Remaining != 4 {
-				t.Fatalf("refusal took a token: %+v", e.Window)
+			if e := refuse(t, l, "key:alice", "p", ConcurrentStreams); e.Windows.Requests.Remaining != 4 {
+				t.Fatalf("refusal took a token: %+v", e.Windows)
 			}
 		}
 		for range 4 {
@@ -137,8 +171,10 @@ func TestReleaseReturnsTheSlotExactlyOnce(t *testing.T) {
 func TestANilGrantIsHarmless(t *testing.T) {
 	var g *Grant
 	g.Release()
-	if g.Window() != (Window{}) {
-		t.Errorf("Window = %+v", g.Window())
+	g.Settle(Tokens{Output: 1}, true)
+	g.CorrectInput(Tokens{Input: 1})
+	if g.Windows() != (Windows{}) || g.Draw(5) != Unlimited {
+		t.Errorf("Windows = %+v, Draw = %d", g.Windows(), g.Draw(5))
 	}
 }
 
@@ -193,16 +229,16 @@ func TestTheWindowSaysWhatIsLeftAndWhenItIsWhole(t *testing.T) {
 		l := New(map[string]Plan{"p": {RequestsPerMinute: 60, Burst: 3}, "free": {ConcurrentStreams: 2}})
 		for left := 2; left >= 0; left-- {
 			g := admit(t, l, "key:alice", "p")
-			want := Window{Limit: 60, Remaining: left, Reset: time.Now().Add(time.Duration(3-left) * time.Second)}
-			if got := g.Window(); got != want {
+			want := Window{Limit: 60, Used: int64(3 - left), Remaining: int64(left), Reset: time.Now().Add(time.Duration(3-left) * time.Second)}
+			if got := g.Windows().Requests; got != want {
 				t.Errorf("Window = %+v, want %+v", got, want)
 			}
 		}
 		e := refuse(t, l, "key:alice", "p", RequestsPerMinute)
-		if want := (Window{Limit: 60, Reset: time.Now().Add(3 * time.Second)}); e.Window != want {
-			t.Errorf("Window = %+v, want %+v", e.Window, want)
+		if want := (Window{Limit: 60, Used: 3, Reset: time.Now().Add(3 * time.Second)}); e.Windows.Requests != want {
+			t.Errorf("Window = %+v, want %+v", e.Windows.Requests, want)
 		}
-		if w := admit(t, l, "key:bob", "free").Window(); w != (Window{}) {
+		if w := admit(t, l, "key:bob", "free").Windows(); w != (Windows{}) {
 			t.Errorf("Window of a plan without a rate = %+v", w)
 		}
 	})
@@ -278,7 +314,7 @@ func TestAChangeOfPlanKeepsWhatWasUsed(t *testing.T) {
 func TestAnUnknownPlanLetsNobodyIn(t *testing.T) {
 	l := New(map[string]Plan{"p": {}})
 	for _, name := range []string{"", "P", "q"} {
-		if g, err := l.Admit("key:alice", name); !errors.Is(err, ErrUnknownPlan) || g != nil {
+		if g, err := l.Admit("key:alice", name, Request{}); !errors.Is(err, ErrUnknownPlan) || g != nil {
 			t.Errorf("Admit to plan %q = %v, %v", name, g, err)
 		}
 		if _, ok := l.Plan(name); ok {
@@ -308,6 +344,12 @@ func TestARefusalSaysWhichLimitAndWhenToComeBack(t *testing.T) {
 			[]string{"requests_per_minute", "60 per minute", "10 at once", `"default"`, "in 1 s"}},
 		{Exceeded{Limit: RequestsPerMinute, Value: 60, Burst: 60, Plan: "default", RetryAfter: 2 * time.Second},
 			[]string{"60 per minute (requests_per_minute)", "in 2 s"}},
+		{Exceeded{Limit: InputTokensPerMinute, Value: 50_000, Asked: 1200, Plan: "small", RetryAfter: 2 * time.Second},
+			[]string{"input_tokens_per_minute", "50000 per minute", "about 1200", `"small"`, "in 2 s"}},
+		{Exceeded{Limit: OutputTokensPerMinute, Value: 8000, Asked: 4096, Plan: "small", RetryAfter: 2 * time.Second},
+			[]string{"output_tokens_per_minute", "8000 per minute", "max_tokens needs 4096", `"small"`, "in 2 s"}},
+		{Exceeded{Limit: TokensPerDay, Value: 1000, Asked: 300, Plan: "small", RetryAfter: time.Hour, Windows: Windows{Day: Window{Used: 900}}},
+			[]string{"tokens_per_day", "1000 per day", "900 are used or reserved", "about 300", `"small"`, "in 3600 s"}},
 		{Exceeded{Limit: ConcurrentStreams, Value: 8, Plan: "default", RetryAfter: 5 * time.Second},
 			[]string{"concurrent_streams", "8", `"default"`, "in 5 s"}},
 	} {
@@ -328,7 +370,7 @@ func BenchmarkAdmitAndReleaseAmong1000Owners(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		g, err := l.Admit(names[i%len(names)], "p")
+		g, err := l.Admit(names[i%len(names)], "p", Request{Input: 100, MaxTokens: 1000})
 		if err != nil {
 			b.Fatal(err)
 		}

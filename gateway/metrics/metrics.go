@@ -92,7 +92,7 @@ func New(version string) *Metrics {
 	m.tokens = counters("tokens_total", "Tokens of ended answers, by model, kind and source of the figure.", "model", "kind", "source")
 	m.upstreamRequests = counters("upstream_requests_total", "Requests to the upstream, by status; 0 where no status arrived.", "code")
 	m.upstreamRetries = counters("upstream_retries_total", "Requests to the upstream that were repeated, by reason.", "reason")
-	m.rateLimited = counters("rate_limited_total", "Requests refused by a limit of a plan, or for want of a place at the upstream.", "limit")
+	m.rateLimited = counters("rate_limited_total", "Requests refused by a limit of a plan or for want of a place at the upstream, and streams ended by a limit.", "limit")
 	m.authFailures = counters("auth_failures_total", "Requests refused for their credentials.", "kind")
 	m.logBytes = gauge("log_bytes", "Memory of all event logs and held request bodies.")
 	m.logs = gauge("logs", "Event logs in memory.")
@@ -254,7 +254,7 @@ func (m *Metrics) UpstreamQueueLeft(d time.Duration) {
 }
 
 // RateLimited counts a refusal by a limit of a plan, named as in the configuration, or for want of a place at the
-// upstream: queue or gate.
+// upstream: queue or gate; or a stream that a limit has ended.
 func (m *Metrics) RateLimited(limit string) {
 	if m != nil {
 		m.rateLimited.WithLabelValues(limit).Inc()

@@ -2,35 +2,84 @@ package relay
 
 import (
 	"bytes"
+	"encoding/json"
+	"runtime/debug"
 	"time"
 
 	"sluice/gateway/claude"
 	"sluice/gateway/limits"
-	"sluice/gateway/metrics"
 )
 
-// account settles an ended stream, once: tokens, metrics, the record that bills are made of. It may wait for the log's
-// writer, which nobody who reads a connection for many streams should.
+// settleLocked ends the stream's grant, before anybody can see the end and ask for the next stream: with what it has used,
+// or, where the upstream has sent no message, with nothing.
+func (s *Stream) settleLocked() {
+	defer func() {
+		if p := recover(); p != nil { // a stream that cannot be measured must end all the same
+			s.grant.Release()
+			s.relay.log.Error("stream not accounted by a defect", "stream", s.ID, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	var started bool
+	if s.model, s.usage, s.source, started = s.measureLocked(); started {
+		s.grant.Settle(tokensOf(s.usage), s.source == Estimated)
+	} else {
+		s.grant.Release()
+	}
+}
+
+// correctInputLocked takes what message_start says of the input for what was estimated.
+func (s *Stream) correctInputLocked(data []byte) {
+	var m claude.Message
+	m.Add(claude.MessageStart, data)
+	if t := tokensOf(m.Usage()); t.Input+t.CacheRead+t.CacheWrite > 0 {
+		s.grant.CorrectInput(t)
+	}
+}
+
+// account makes an ended stream's metrics and record, once. It may wait for the log's writer, which nobody who reads a
+// connection for many streams should.
 func (s *Stream) account() {
 	defer s.failOnPanic(nil)
 	defer close(s.done)
 	defer s.relay.streamEnded(s)
 	s.mu.Lock()
-	log, status, failure := s.log.view(), s.status, s.failure
+	e := bill{Stream: s.ID, RequestID: s.requestID, Account: s.Account, Plan: s.Plan, Route: s.Route, Model: s.model, Outcome: s.status,
+		Usage: s.usage, Source: s.source, Created: s.Created, Ended: s.endedAt}
+	events, failure := len(s.log.entries), s.failure
 	s.mu.Unlock()
-	model, usage, source := measure(log, status)
-	s.mu.Lock()
-	s.model, s.usage, s.source = model, usage, source
-	s.mu.Unlock()
-
-	s.relay.metrics.StreamEnded(model, string(status))
-	countTokens(s.relay.metrics, model, source, usage)
-	record := append([]any{"stream", s.ID, "request_id", s.RequestID(), "owner", s.Account, "plan", s.Plan, "model", model, "outcome", status,
-		"events", len(log.entries), "duration", time.Since(s.Created).Round(time.Millisecond)}, tokenFields(usage, source)...)
+	s.relay.metrics.StreamEnded(e.Model, string(e.Outcome))
+	more := []any{"events", events}
 	if failure != nil {
-		record = append(record, "error", failure.Error())
+		more = append(more, "error", failure.Error())
 	}
-	s.relay.log.Info("stream ended", record...)
+	s.relay.record("stream ended", e, more...)
+}
+
+// bill is what there is to say of an answer that has ended.
+type bill struct {
+	Stream, RequestID, Account, Plan, Route, Model string
+	Outcome                                        Status
+	Usage                                          claude.Usage
+	Source                                         string
+	Created, Ended                                 time.Time
+}
+
+// maxUsage bounds the usage object in a record. The largest on record has 900 bytes.
+const maxUsage = 8 << 10
+
+// record counts an answer's tokens and logs its end.
+func (r *Relay) record(message string, e bill, more ...any) {
+	for kind, n := range map[string]int64{"input": e.Usage.Input, "output": e.Usage.Output, "cache_read": e.Usage.CacheRead, "cache_write": e.Usage.CacheWrite} {
+		r.metrics.Tokens(e.Model, kind, e.Source, n)
+	}
+	fields := []any{"stream", e.Stream, "request_id", e.RequestID, "route", e.Route, "owner", e.Account, "plan", e.Plan, "model", e.Model, "outcome", e.Outcome,
+		"created_at", e.Created.UTC(), "ended_at", e.Ended.UTC(), "duration", e.Ended.Sub(e.Created).Round(time.Millisecond),
+		"input_tokens", e.Usage.Input, "output_tokens", e.Usage.Output, "cache_read_tokens", e.Usage.CacheRead, "cache_write_tokens", e.Usage.CacheWrite,
+		"usage_source", e.Source}
+	if raw := e.Usage.Raw; len(raw) <= maxUsage { // prices differ by more than the four kinds: tiers, searches, models of iterations
+		fields = append(fields, "usage", json.RawMessage(raw))
+	}
+	r.log.Info(message, append(fields, more...)...)
 }
 
 // Sources of a usage figure.
@@ -39,12 +88,12 @@ const (
 	Estimated = "estimated"
 )
 
-// measure reads an answer's model and tokens off its log. What the upstream reported at the end counts; where it did not
-// come to that, output is estimated from what was delivered, and at least what was reported before.
-func measure(log view, status Status) (model string, u claude.Usage, source string) {
+// measureLocked reads an answer's model and tokens off its log. What the upstream reported at the end counts; where it
+// did not come to that, output is estimated from what was delivered, and at least what was reported before. started is
+// false where no message has begun.
+func (s *Stream) measureLocked() (model string, u claude.Usage, source string, started bool) {
 	var m claude.Message
-	var delivered int64
-	final := false
+	log, final := s.log.view(), false
 	for i, e := range log.entries {
 		switch e.kind {
 		case claude.BlockStart:
@@ -54,22 +103,25 @@ func measure(log view, status Status) (model string, u claude.Usage, source stri
 			m.Add(e.kind, log.data(i))
 		case claude.MessageStart, claude.MessageDelta:
 			m.Add(e.kind, log.data(i))
-			final = final || e.kind == claude.MessageDelta && claude.ReportsOutput(log.data(i))
+			final = final || claude.ReportsOutput(e.kind, log.data(i))
+		case claude.Failure:
+			continue
 		}
+		started = true
 	}
 	u = m.Usage()
+	if !final {
+		s.output.read(log)
+		final = s.status == Completed && s.output.Tokens() == 0
+	}
 	if final {
-		return m.Model(), u, Reported
+		return m.Model(), u, Reported, started
 	}
-	for i, e := range log.entries {
-		if e.kind == claude.BlockDelta {
-			delivered += int64(claude.DeltaBytes(log.data(i)))
-		}
-	}
-	if status == Completed && delivered == 0 { // the whole answer came in message_start, with its usage
-		return m.Model(), u, Reported
-	}
-	return m.Model(), u.WithOutput(max(u.Output, claude.EstimateOutput(delivered))), Estimated
+	return m.Model(), u.WithOutput(max(u.Output, s.output.Tokens())), Estimated, started
+}
+
+func tokensOf(u claude.Usage) limits.Tokens {
+	return limits.Tokens{Input: u.Input, Output: u.Output, CacheRead: u.CacheRead, CacheWrite: u.CacheWrite}
 }
 
 // Snapshot is a stream at one moment.
@@ -128,33 +180,46 @@ func (s *Stream) Snapshot(message bool) Snapshot {
 	return n
 }
 
-// Admit lets in a request whose answer is no stream: it is counted and takes a slot like one, until the grant is
-// released.
-func (r *Relay) Admit(account, plan string) (*limits.Grant, error) {
+// Ask is what a request is let in with.
+func Ask(p claude.Params, body []byte) limits.Request {
+	r := limits.Request{Models: p.Models}
+	r.Input, r.Cached = claude.EstimateInput(body)
+	if p.MaxTokens >= 0 {
+		r.MaxTokens = max(p.MaxTokens, 1) // 0 would say that it is not given
+	}
+	return r
+}
+
+// Whole is a request whose answer is no stream.
+type Whole struct {
+	Account, Plan string
+	Route         string
+	Ask           limits.Request
+	Created       time.Time
+}
+
+// Admit lets in a request whose answer is no stream: it is counted and reserves like one, until Settle or the grant's
+// Release.
+func (r *Relay) Admit(w Whole) (*limits.Grant, error) {
 	r.mu.Lock()
 	draining := r.draining
 	r.mu.Unlock()
 	if draining {
 		return nil, ErrDraining
 	}
-	return r.limits.Admit(account, plan)
+	return r.limits.Admit(w.Account, w.Plan, w.Ask)
 }
 
-// Settle accounts a Message that was answered whole.
-func (r *Relay) Settle(account, plan string, message []byte) {
-	model, usage := claude.UsageOf(message)
-	countTokens(r.metrics, model, Reported, usage)
-	r.log.Info("message answered", append([]any{"owner", account, "plan", plan, "model", model, "outcome", Completed}, tokenFields(usage, Reported)...)...)
+// Settle accounts a Message that was answered whole, and ends its grant.
+func (r *Relay) Settle(g *limits.Grant, w Whole, requestID string, message []byte) {
+	e := bill{RequestID: requestID, Account: w.Account, Plan: w.Plan, Route: w.Route, Outcome: Completed, Source: Reported, Created: w.Created, Ended: time.Now()}
+	var reported bool
+	if e.Model, e.Usage, reported = claude.UsageOf(message); !reported {
+		e.Source = Estimated
+	}
+	g.Settle(tokensOf(e.Usage), !reported)
+	r.record("message answered", e)
 }
 
-func countTokens(m *metrics.Metrics, model, source string, u claude.Usage) {
-	m.Tokens(model, "input", source, u.Input)
-	m.Tokens(model, "output", source, u.Output)
-	m.Tokens(model, "cache_read", source, u.CacheRead)
-	m.Tokens(model, "cache_write", source, u.CacheWrite)
-}
-
-func tokenFields(u claude.Usage, source string) []any {
-	return []any{"input_tokens", u.Input, "output_tokens", u.Output, "cache_read_tokens", u.CacheRead,
-		"cache_write_tokens", u.CacheWrite, "usage_source", source}
-}
+// Limits are what the owners of streams may use and have used.
+func (r *Relay) Limits() *limits.Limits { return r.limits }

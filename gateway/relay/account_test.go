@@ -9,8 +9,10 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 	"sluice/gateway/simulator"
 )
 
@@ -95,26 +97,27 @@ func TestTheSimulatedClaudesFiguresAreCounted(t *testing.T) {
 }
 
 func TestACutStreamIsEstimatedAndMarkedSo(t *testing.T) {
-	text := strings.Repeat("word ", 80) // 400 bytes: 100 tokens
+	text := strings.Repeat("word ", 80) // 400 bytes: 100 tokens, or 200 as the input of a tool
 	for name, c := range map[string]struct {
 		deltas []event
 		output float64
 	}{
-		"text":                      {[]event{textDelta(text)}, 102},
-		"thinking":                  {[]event{delta(0, "thinking_delta", text, "")}, 102},
-		"the input of a tool":       {[]event{delta(0, "input_json_delta", text, "")}, 102},
-		"many deltas":               {[]event{textDelta(text), textDelta(text), textDelta(text)}, 302},
-		"a single byte":             {[]event{textDelta("x")}, 2},
-		"bytes that are not UTF-8":  {[]event{textDelta(strings.Repeat("\xff", 400))}, 102},
-		"a delta with further keys": {[]event{{name: "content_block_delta", data: `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"` + text + `","new":1}}`}}, 102},
-		"data in several lines":     {[]event{{name: "content_block_delta", data: "{\"type\":\"content_block_delta\",\n\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"" + text + "\"}}"}}, 102},
-		"nothing":                   {nil, 2},
+		"text":                      {[]event{textDelta(text)}, 107},
+		"thinking":                  {[]event{delta(0, "thinking_delta", text, "")}, 107},
+		"the input of a tool":       {[]event{delta(0, "input_json_delta", text, "")}, 207},
+		"the use of a tool":         {[]event{{name: "content_block_start", data: `{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"t","name":"f","input":{}}}`}}, 37},
+		"many deltas":               {[]event{textDelta(text), textDelta(text), textDelta(text)}, 307},
+		"a single byte":             {[]event{textDelta("x")}, 7},
+		"bytes that are not UTF-8":  {[]event{textDelta(strings.Repeat("\xff", 400))}, 107},
+		"a delta with further keys": {[]event{{name: "content_block_delta", data: `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"` + text + `","new":1}}`}}, 107},
+		"data in several lines":     {[]event{{name: "content_block_delta", data: "{\"type\":\"content_block_delta\",\n\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"" + text + "\"}}"}}, 107},
+		"nothing":                   {nil, 7},
 	} {
 		for how, status := range map[string]Status{"cut": Failed, "cancel": Canceled, "error": Failed} {
 			t.Run(name+", "+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					h := newHouse(t)
-					s, u := h.open() // with "Hello": 2 tokens
+					s, u := h.open() // a text with "Hello": 7 tokens
 					u.send(c.deltas...)
 					synctest.Wait()
 					switch how {
@@ -179,10 +182,31 @@ func TestACutAfterTheFiguresCameIsAsReported(t *testing.T) {
 
 func TestAnAnswerThatIsNoStreamIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t)
-		h.Settle("key:alice", plan, []byte(`{"type":"message","model":"`+model+`","content":[],"usage":{"input_tokens":4,"output_tokens":9}}`))
-		h.Settle("key:alice", plan, []byte(`not JSON`))
-		h.want(map[string]float64{tokens(model, "input", Reported): 4, tokens(model, "output", Reported): 9})
+		h := newHouse(t, func(s *setup) { s.plan = limits.Plan{TokensPerDay: 1000} })
+		w := Whole{Account: "key:alice", Plan: plan, Route: "/v1/messages", Ask: limits.Request{Input: 100, MaxTokens: 100}, Created: time.Now()}
+		for _, c := range []struct {
+			answer string
+			want   map[string]float64
+		}{
+			{`{"type":"message","model":"` + model + `","content":[],"usage":{"input_tokens":4,"output_tokens":9}}`,
+				map[string]float64{tokens(model, "input", Reported): 4, tokens(model, "output", Reported): 9}},
+			{`{"type":"message","model":"` + model + `","content":[{"type":"text","text":"` + strings.Repeat("word ", 80) + `"}]}`,
+				map[string]float64{tokens(model, "output", Reported): 9, tokens(model, "output", Estimated): 105}},
+			{`not JSON`, map[string]float64{tokens(model, "output", Reported): 9, tokens(model, "output", Estimated): 105}},
+		} {
+			g, err := h.Admit(w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.Settle(g, w, "req_1", []byte(c.answer))
+			g.Release()
+			h.want(c.want)
+		}
+		used, left, err := h.limits.Look("key:alice", plan)
+		want := limits.Tally{Answers: 3, Estimated: 2, Tokens: limits.Tokens{Input: 4, Output: 114}}
+		if err != nil || used.Total != want || used.Today != want || left.Day.Used != 118 || h.limits.Open() != 0 {
+			t.Errorf("%+v, %+v, %v", used, left, err)
+		}
 	})
 }
 

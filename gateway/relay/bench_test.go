@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 )
 
 // One event's way through the log: rendered once, handed out as it lies there.
@@ -26,6 +27,45 @@ func BenchmarkAppendAndTakeOneEvent(b *testing.B) {
 		if frames, n := l.view().run(len(l.entries) - 1); n != 1 || len(frames) <= len(data) {
 			b.Fatal("not the one event")
 		}
+	}
+}
+
+// One event of the upstream's through its stream to one viewer in pace, who writes it nowhere. The stream's owner has a
+// day's tokens, so that the stream is metered.
+func BenchmarkRelayOneEvent(b *testing.B) {
+	for name, p := range map[string]limits.Plan{"without a limit": {}, "within a day's tokens": {TokensPerDay: 1_000_000_000}} {
+		b.Run(name, func(b *testing.B) {
+			h := newHouse(b, func(s *setup) { s.plan = p })
+			e := textDelta("a word ")
+			event := claude.Event{Kind: claude.BlockDelta, Name: []byte(e.name), Data: []byte(e.data)}
+			b.ReportAllocs()
+			var s *Stream
+			var c *call
+			end := func() {
+				c.send(closing()...)
+				c.finish()
+				h.Delete(s.Owner, s.ID)
+			}
+			for i := 0; b.Loop(); i++ {
+				if i%10_000 == 0 { // a long answer; the next begins
+					if s != nil {
+						end()
+					}
+					s = h.start()
+					c = <-h.calls
+					c.send(messageStart())
+					<-s.Opened()
+					v := attach(b, s, "", true)
+					v.Push(func(Batch) bool { return true })
+					for batch, _ := v.Take(); batch.Events > 0; {
+						batch, _ = v.Take()
+					}
+				}
+				event.Read = time.Now()
+				upstream{s}.Event(event)
+			}
+			end()
+		})
 	}
 }
 

@@ -7,6 +7,10 @@
 // A stream lives on a context of its own. It has exactly one end: message_stop, or one error event. It ends when the
 // upstream ends or fails, when its owner cancels it, when nobody has watched it for a while, or when the process stops.
 //
+// What a stream takes of its owner's plan is reserved before it starts, and settled once, at its end, with what the
+// upstream has reported, or an estimate of what it has sent. In between only a stream whose owner has a limit for the
+// day is metered.
+//
 // Three functions carry the room: Relay.Start (a request becomes a stream, or joins one), Stream.Attach (a cursor
 // becomes a viewer) and Viewer.Take (what is past the cursor).
 //

@@ -17,7 +17,7 @@ func TestDrainWaitsForStreamsAndTheirViewersAndTakesNoNewOnes(t *testing.T) {
 		go func() { defer close(drained); h.Drain(t.Context()) }()
 		synctest.Wait()
 		h.refused(ErrDraining)
-		if _, err := h.Admit("key:alice", plan); err != ErrDraining {
+		if _, err := h.Admit(Whole{Account: "key:alice", Plan: plan}); err != ErrDraining {
 			t.Errorf("Admit: %v", err)
 		}
 		// What is there is still served: attached, resumed, joined.

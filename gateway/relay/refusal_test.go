@@ -132,13 +132,13 @@ func TestALimitRefusesAndCostsNothing(t *testing.T) {
 		if got, _, err := h.Start(p); err == nil {
 			t.Fatalf("a second stream: %v", got)
 		}
-		if _, err := h.Admit("key:alice", plan); err == nil {
+		if _, err := h.Admit(Whole{Account: "key:alice", Plan: plan}); err == nil {
 			t.Error("a request without a stream takes no slot")
 		}
 		h.want(map[string]float64{"sluice_log_bytes": before, "sluice_logs": 1})
 		s.Cancel() // the slot is free before anybody can have seen the end
 		h.completed()
-		grant, err := h.Admit("key:alice", plan)
+		grant, err := h.Admit(Whole{Account: "key:alice", Plan: plan})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +235,7 @@ func TestAStreamKnowsWhatItsOwnerHadLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t, func(s *setup) { s.plan.RequestsPerMinute = 60; s.plan.Burst = 10 })
 		h.completed()
-		if w := h.completed().Grant().Window(); w.Limit != 60 || w.Remaining != 8 {
+		if w := h.completed().Grant().Windows().Requests; w.Limit != 60 || w.Remaining != 8 {
 			t.Errorf("%+v", w)
 		}
 	})

@@ -59,7 +59,7 @@ func New(cfg Config, client *claude.Client, l *limits.Limits, q *limits.Queue, m
 		keys: make(map[idempotencyKey]*Stream), quiet: make(chan struct{})}
 }
 
-// What Start and Reserve refuse with, beside *limits.Exceeded.
+// What Start and Reserve refuse with, beside what limits.Admit does.
 var (
 	ErrDraining  = errors.New("the gateway is about to stop")
 	ErrMemory    = errors.New("the memory for streams is full")
@@ -81,6 +81,7 @@ type Params struct {
 	IdempotencyKey string // empty: none
 	Route          string // where it was posted: the same key on another route is another request
 	Request        claude.Request
+	Ask            limits.Request // what Request is let in with
 	Retry          claude.Retry
 	QueueWait      time.Duration // for a place at the upstream, within Retry.Until; negative: without end
 	AbandonAfter   time.Duration // without a viewer; negative: never
@@ -124,14 +125,14 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 		r.releaseLocked(body)
 		return nil, false, ErrMemory
 	}
-	grant, err := r.limits.Admit(p.Account, p.Plan)
+	grant, err := r.limits.Admit(p.Account, p.Plan, p.Ask)
 	if err != nil {
 		r.releaseLocked(body)
 		return nil, false, err
 	}
 	plan, _ := r.limits.Plan(p.Plan)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s = &Stream{ID: newID(), Owner: p.Owner, Account: p.Account, Plan: p.Plan, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
+	s = &Stream{ID: newID(), Owner: p.Owner, Account: p.Account, Plan: p.Plan, Route: p.Route, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
 		maxViewers: plan.ViewersPerStream, grant: grant, cancel: cancel, opened: make(chan struct{}), done: make(chan struct{}),
 		status: InProgress, held: 1, charged: streamOverhead + body}
 	r.takeLocked(streamOverhead)

@@ -39,6 +39,7 @@ type Stream struct {
 	Owner   string // empty: nobody
 	Account string
 	Plan    string
+	Route   string
 	Created time.Time
 
 	relay      *Relay
@@ -77,6 +78,7 @@ type Stream struct {
 	abandon   *time.Timer
 	abandonAt time.Time
 	hadDelta  bool
+	output    meter
 
 	pushing []*Viewer // the reader's own: the viewers whose turn it has taken for the event at hand
 }
@@ -232,7 +234,14 @@ func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 		s.failure = &claude.Error{Type: kind, Message: message, Body: bytes.Clone(e.Data)}
 		s.endLocked(Failed)
 	default:
-		s.readyLocked()
+		if e.Kind == claude.MessageStart {
+			s.correctInputLocked(e.Data)
+		}
+		if s.log.frames > s.output.allowed && !s.meterLocked() {
+			a.grown += s.outranLocked(e.Read)
+		} else {
+			s.readyLocked()
+		}
 	}
 	a.ended = s.ended
 	return a, nil
@@ -300,7 +309,7 @@ func (s *Stream) endLocked(status Status) {
 	s.ended = true
 	s.status = status
 	s.endedAt = time.Now()
-	s.grant.Release() // before anybody can see the end and ask for the next stream
+	s.settleLocked()
 	if s.abandon != nil {
 		s.abandon.Stop()
 	}

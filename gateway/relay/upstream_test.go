@@ -321,7 +321,7 @@ func (h *house) want(series map[string]float64) {
 	}
 }
 
-// quiet fails the test unless nothing is held any more: no slot, no place, no log, no byte.
+// quiet fails the test unless nothing is held any more: no slot, no place, no token, no log, no byte.
 func (h *house) quiet() {
 	h.t.Helper()
 	if n := h.limits.Open(); n != 0 {
@@ -332,6 +332,11 @@ func (h *house) quiet() {
 	}
 	if used, waiting := h.queue.InUse(), h.queue.Waiting(); used != 0 || waiting != 0 {
 		h.t.Errorf("%d places are taken, %d wait for one", used, waiting)
+	}
+	for _, u := range h.limits.Report().Owners {
+		if u.Open != 0 || u.Reserved != 0 {
+			h.t.Errorf("%s has %d open, %d tokens reserved", u.Owner, u.Open, u.Reserved)
+		}
 	}
 	h.want(map[string]float64{"sluice_log_bytes": 0, "sluice_logs": 0, "sluice_streams_active": 0, "sluice_viewers_active": 0})
 }
