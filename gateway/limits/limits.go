@@ -36,11 +36,10 @@ var ErrUnknownPlan = errors.New("the caller's plan does not exist")
 
 // Limits keeps the plans and what each owner has used of its own. All methods may be called at once from any goroutine.
 type Limits struct {
-	plans map[string]Plan // never written after New
-
-	// mu guards all below and every owner. One lock for all owners is enough: it is taken twice in the life of a
+	// mu guards all below and every owner. One lock for all owners is enough: it is taken a few times in the life of a
 	// stream, for less than a microsecond.
 	mu     sync.Mutex
+	plans  map[string]Plan // replaced, never written
 	owners map[string]*owner
 	queue  list.List // of *owner, in the order in which the sweep will look at them
 	open   int
@@ -60,8 +59,19 @@ func New(plans map[string]Plan) *Limits {
 	return &Limits{plans: maps.Clone(plans), owners: make(map[string]*owner)}
 }
 
+// SetPlans replaces all plans at once. Streams that are open go by the plan that they were admitted with; owners keep
+// what they have used.
+func (l *Limits) SetPlans(plans map[string]Plan) {
+	plans = maps.Clone(plans)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.plans = plans
+}
+
 // Plan is the plan of that name, and whether there is one.
 func (l *Limits) Plan(name string) (Plan, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	p, ok := l.plans[name]
 	return p, ok
 }
@@ -71,7 +81,7 @@ func (l *Limits) Plan(name string) (Plan, bool) {
 //
 // An owner whose plan changes keeps its open streams and what is left of its burst.
 func (l *Limits) Admit(name, plan string) (*Grant, error) {
-	p, ok := l.plans[plan]
+	p, ok := l.Plan(plan)
 	if !ok {
 		return nil, ErrUnknownPlan
 	}
