@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"sluice/gateway/auth"
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 	"sluice/gateway/relay"
 )
 
@@ -108,7 +110,17 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 		a.relay.Release(int64(len(p.Request.Body)))
 		return nil, nil, refuse(http.StatusBadRequest, claude.InvalidRequest, "The Idempotency-Key is longer than %d bytes.", maxIdempotencyKey)
 	}
-	s, _, err := a.relay.Start(p)
+	var s *relay.Stream
+	err := a.onPlan(c, p.Plan, func(plan string) (err error) {
+		if plan != p.Plan { // the attempt before has given the body's memory back
+			if err := a.relay.Reserve(int64(len(p.Request.Body))); err != nil {
+				return err
+			}
+			p.Plan = plan
+		}
+		s, _, err = a.relay.Start(p)
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -136,6 +148,24 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 	return s, v, err
 }
 
+// onPlan admits the caller, which may take its request's body minutes to send. If meanwhile a reload has removed its plan,
+// it is looked at again and has the plan of now.
+func (a *API) onPlan(c echo.Context, plan string, admit func(plan string) error) error {
+	err := admit(plan)
+	for errors.Is(err, limits.ErrUnknownPlan) {
+		now, refusal := a.identify(c)
+		if refusal != nil {
+			return refusal
+		}
+		if now.Plan == plan {
+			return err
+		}
+		plan = now.Plan
+		err = admit(plan)
+	}
+	return err
+}
+
 // windowAndID sets what an admitted answer says of its owner's limits, and the upstream's request id.
 func (a *API) windowAndID(c echo.Context, s *relay.Stream) {
 	h := c.Response().Header()
@@ -147,7 +177,12 @@ func (a *API) windowAndID(c echo.Context, s *relay.Stream) {
 
 // wholeMessage forwards a request whose answer is no stream. It takes a slot like a stream does.
 func (a *API) wholeMessage(c echo.Context, id auth.Identity, request []byte) error {
-	grant, err := a.relay.Admit(id.Account, id.Plan)
+	var grant *limits.Grant
+	err := a.onPlan(c, id.Plan, func(plan string) (err error) {
+		id.Plan = plan
+		grant, err = a.relay.Admit(id.Account, plan)
+		return err
+	})
 	if err != nil {
 		return err
 	}
