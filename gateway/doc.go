@@ -1,7 +1,7 @@
 // Package gateway is the house: it builds the rooms, serves them and stops them in order.
 //
 //	cli            the commands                                        -> gateway, auth, limits, simulator
-//	gateway        Config, New, Run                                    -> all rooms below
+//	gateway        Config, New, Run, Reload                            -> all rooms below
 //	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, limits, relay, claude, metrics
 //	  auth         who calls: keys, tokens, tickets, trusted proxies; who guesses
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics

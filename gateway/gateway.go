@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"sluice/gateway/auth"
@@ -27,10 +29,13 @@ type Options struct {
 
 // Gateway is the house: its rooms, and the listeners that lead into it.
 type Gateway struct {
-	cfg     Config
+	cfg     Config // of the start; Reload leaves it as it is
 	log     *slog.Logger
+	metrics *metrics.Metrics
 	client  *claude.Client
 	auth    *auth.Auth
+	limits  *limits.Limits
+	queue   *limits.Queue
 	relay   *relay.Relay
 	api     *httpapi.API
 	cert    *certificate // nil without TLS
@@ -38,6 +43,9 @@ type Gateway struct {
 	admin   net.Listener
 	servers [2]*http.Server
 	demo    bool
+
+	reloading sync.Mutex
+	plans     map[string]limits.Plan // in force; guarded by reloading
 }
 
 // New builds the rooms. It opens no port and starts nothing.
@@ -63,14 +71,19 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
-	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, limits.New(cfg.Plans),
-		limits.NewQueue(cfg.Upstream.MaxConcurrent), m, log)
+	origins, err := httpapi.NewOrigins(cfg.Server.CORSOrigins)
+	if err != nil {
+		return nil, fmt.Errorf("server.cors_origins: %w", err)
+	}
+	allowed, queue := limits.New(cfg.Plans), limits.NewQueue(cfg.Upstream.MaxConcurrent)
+	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, allowed, queue, m, log)
 	api := httpapi.New(httpapi.Config{
 		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, QueueWait: cfg.Upstream.QueueWait, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
-		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), CORSOrigins: cfg.Server.CORSOrigins, ForwardPaths: cfg.Upstream.ForwardPaths,
+		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), Origins: origins, ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
 	}, who, streams, client, m, log)
-	return &Gateway{cfg: cfg, log: log, client: client, auth: who, relay: streams, api: api, cert: cert, demo: o.Demo}, nil
+	return &Gateway{cfg: cfg, log: log, metrics: m, client: client, auth: who, limits: allowed, queue: queue, relay: streams, api: api,
+		cert: cert, demo: o.Demo, plans: maps.Clone(cfg.Plans)}, nil
 }
 
 // callers is who may call, as the auth room is told.

@@ -54,8 +54,10 @@ const patience = 30 * time.Second
 // house is a running gateway with its upstream. When its test ends it must be empty, and it must not have told secrets.
 type house struct {
 	t        testing.TB
-	url      string // where callers reach it
-	admin    string // where operators do
+	gateway  *gateway.Gateway
+	cfg      gateway.Config // of its start
+	url      string         // where callers reach it
+	admin    string         // where operators do
 	upstream *upstream
 	log      *journal
 	client   *http.Client
@@ -91,6 +93,7 @@ func openHouseWith(t testing.TB, o gateway.Options, claude http.Handler, changes
 		h.upstream.server.Close()
 		t.Fatal(err)
 	}
+	h.gateway, h.cfg = g, cfg
 	h.url, h.admin = "http://"+g.Addr().String(), "http://"+g.AdminAddr().String()
 	h.client = &http.Client{
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},

@@ -136,15 +136,10 @@ func TestManyReadersOfManyStreamsKeepApart(t *testing.T) {
 	}
 }
 
-// TestUpstreamIsReachedOverHTTP2 has the upstream speak TLS under a private authority, and break streams off.
-func TestUpstreamIsReachedOverHTTP2(t *testing.T) {
-	t.Parallel()
-	protocols := make(chan string, 10)
-	claude := simulator.New(simulator.Options{Key: upstreamKey})
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		protocols <- r.Proto
-		claude.ServeHTTP(w, r)
-	}))
+// overTLS puts the upstream behind TLS under a private authority, so that it is reached over HTTP/2.
+func overTLS(t testing.TB, claude http.Handler) func(*gateway.Config) {
+	t.Helper()
+	server := httptest.NewUnstartedServer(claude)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.EnableHTTP2 = true
 	server.StartTLS()
@@ -153,14 +148,26 @@ func TestUpstreamIsReachedOverHTTP2(t *testing.T) {
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h := openHouse(t, saying(1), func(c *gateway.Config) { c.Upstream.BaseURL, c.Upstream.CAFile = server.URL, ca })
+	return func(c *gateway.Config) { c.Upstream.BaseURL, c.Upstream.CAFile = server.URL, ca }
+}
+
+// TestUpstreamIsReachedOverHTTP2 has the upstream break streams off.
+func TestUpstreamIsReachedOverHTTP2(t *testing.T) {
+	t.Parallel()
+	protocols := make(chan string, 10)
+	claude := simulator.New(simulator.Options{Key: upstreamKey})
+	secure := overTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		protocols <- r.Proto
+		claude.ServeHTTP(w, r)
+	}))
+	h := openHouse(t, saying(1), secure)
 	for prompt, end := range map[string]string{"short": "message_stop", "fault:cut=3": "api_error", "fault:no-stop=3": "api_error", "fault:error=3": "overloaded_error"} {
 		endsWith(t, h.watch("POST", "/v1/messages", ask(prompt)).rest(), end)
 		if got := receive(t, protocols, "the protocol"); got != "HTTP/2.0" {
 			t.Errorf("over %s", got)
 		}
 	}
-	strict := openHouse(t, saying(1), func(c *gateway.Config) { c.Upstream.BaseURL = server.URL })
+	strict := openHouse(t, saying(1), secure, func(c *gateway.Config) { c.Upstream.CAFile = "" })
 	strict.do("POST", "/v1/messages", ask("short")).refused(502, "api_error")
 }
 

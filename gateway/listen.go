@@ -23,7 +23,7 @@ func (g *Gateway) Listen() error {
 	}
 	if g.cert != nil {
 		g.public = tls.NewListener(g.public, &tls.Config{
-			MinVersion: tls.VersionTLS12, GetCertificate: g.cert.get, NextProtos: []string{"h2", "http/1.1"},
+			MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.cert.get(), nil }, NextProtos: []string{"h2", "http/1.1"},
 		})
 	}
 	return nil
@@ -66,25 +66,36 @@ func (g *Gateway) publicServer() *http.Server {
 }
 
 // certificate is the gateway's own, which changes while it serves: they last for weeks, streams are not to end for that.
+// A nil one is none.
 type certificate struct {
-	files   TLS
 	current atomic.Pointer[tls.Certificate]
 }
 
 func newCertificate(files TLS) (*certificate, error) {
-	c := &certificate{files: files}
-	return c, c.load()
-}
-
-// load reads the files. Where they are no good, what was read before stays.
-func (c *certificate) load() error {
-	pair, err := tls.LoadX509KeyPair(c.files.CertFile, c.files.KeyFile)
-	if err == nil {
-		c.current.Store(&pair)
+	pair, err := files.load()
+	if err != nil {
+		return nil, err
 	}
-	return err
+	c := &certificate{}
+	c.set(pair)
+	return c, nil
 }
 
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return c.current.Load(), nil
+// load reads the files.
+func (t TLS) load() (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	return &pair, err
+}
+
+func (c *certificate) get() *tls.Certificate {
+	if c == nil {
+		return nil
+	}
+	return c.current.Load()
+}
+
+func (c *certificate) set(pair *tls.Certificate) {
+	if c != nil {
+		c.current.Store(pair)
+	}
 }

@@ -8,11 +8,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,9 +23,11 @@ import (
 
 	"sluice/gateway"
 	"sluice/gateway/cli"
+	"sluice/gateway/simulator"
 )
 
 func TestMain(m *testing.M) {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // which comes when a command has just ended, too
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections()
 	if err := goleak.Find(); err != nil && code == 0 {
@@ -298,4 +303,106 @@ func TestDemoNeedsNothingAndSaysThatItIsOne(t *testing.T) {
 		t.Errorf("from another origin: %d", code)
 	}
 	r.ends(0)
+}
+
+// hangUp sends this process, and so each command that runs in it, a SIGHUP. Tests that do so are not parallel.
+func hangUp(t testing.TB) {
+	t.Helper()
+	self, err := os.FindProcess(os.Getpid())
+	if err == nil {
+		err = self.Signal(syscall.SIGHUP)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestHangupReadsTheConfigurationAgain(t *testing.T) {
+	goOn := make(chan struct{})
+	upstream := httptest.NewServer(simulator.Script{
+		Body:   []byte("event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
+		Chunks: simulator.PerEvent,
+		Between: func(ctx context.Context, _ int) {
+			select {
+			case <-goOn:
+			case <-ctx.Done():
+			}
+		}})
+	defer upstream.Close()
+	at := "server: {listen: \"127.0.0.1:0\", admin_listen: \"127.0.0.1:0\"}\nupstream: {base_url: \"" + upstream.URL + "\"}\n"
+	path := file(t, at+"auth: {keys: [{id: alice, key: sk-alice}]}\n")
+	r := begin(t, "-config", path)
+	m := r.finds(`callers=(\S+) operators=(\S+)`)
+	url, metrics := "http://"+m[1], "http://"+m[2]+"/metrics"
+	rewrite := func(text string) {
+		if err := os.WriteFile(path, []byte(at+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		hangUp(t)
+	}
+	stream := make(chan string, 1)
+	go func() {
+		_, body := call(t, "POST", url+"/v1/messages", `{"model":"claude-sonnet-4-6","max_tokens":9,"stream":true,"messages":[]}`, "x-api-key", "sk-alice")
+		stream <- body
+	}()
+	for series := ""; !strings.Contains(series, "sluice_viewers_active 1\n"); {
+		_, series = get(t, metrics)
+	}
+	rewrite("auth:\n  keys: [{id: bob, key: sk-bob}]\n")
+	r.finds(`level=INFO msg="the configuration was reloaded" keys=1`)
+	rewrite("auth:\n  keys: [{id: carol, key: sk-carol, plan: gold}]\n")
+	r.finds(`level=ERROR .* problem=".*config\.yaml:4:37: auth\.keys\[0\]\.plan: names a plan that does not exist`)
+	r.finds(`level=ERROR .*nothing has changed`)
+	for key, want := range map[string]int{"sk-alice": 401, "sk-bob": 200, "sk-carol": 401} {
+		if code, body := get(t, url+"/v1/streams", "x-api-key", key); code != want {
+			t.Errorf("%s: %d %s", key, code, body)
+		}
+	}
+	if _, series := get(t, metrics); !strings.Contains(series, "sluice_config_last_reload_successful 0\n") {
+		t.Error("the metrics do not say that the configuration was refused")
+	}
+	close(goOn)
+	if body := <-stream; !strings.Contains(body, "message_stop") {
+		t.Errorf("the stream was dropped: %q", body)
+	}
+	r.ends(0)
+}
+
+func TestHangupChangesNothingInADemo(t *testing.T) {
+	r := begin(t, "demo", "-listen", "127.0.0.1:0")
+	page := r.finds(`http://\S+`)[0]
+	r.finds("listening")
+	hangUp(t)
+	r.finds("SIGHUP changes nothing")
+	if code, _ := get(t, page); code != 200 {
+		t.Errorf("after it the page is %d", code)
+	}
+	r.ends(0)
+}
+
+// gone is a terminal that was closed.
+type gone struct{}
+
+func (gone) Write([]byte) (int, error) { return 0, syscall.EIO }
+
+func TestDemoEndsWithItsTerminal(t *testing.T) {
+	read, write := io.Pipe()
+	code := make(chan int, 1)
+	go func() {
+		code <- cli.Main([]string{"demo", "-listen", "127.0.0.1:0"}, cli.Environment{Stdout: write, Stderr: gone{}, Context: t.Context()})
+		write.Close()
+	}()
+	in := bufio.NewScanner(read)
+	for in.Scan() && !strings.Contains(in.Text(), "Ctrl-C") {
+	}
+	go io.Copy(io.Discard, read)
+	hangUp(t)
+	select {
+	case got := <-code:
+		if got != 0 {
+			t.Errorf("exit code %d", got)
+		}
+	case <-time.After(patience):
+		t.Fatal("the demo goes on")
+	}
 }

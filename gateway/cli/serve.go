@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -30,6 +29,9 @@ func serve(env Environment, args []string) int {
 	if _, code, ok := parse(env, fs, args, 0); !ok {
 		return code
 	}
+	hangups := make(chan os.Signal, 1) // from here on none ends the process; several at once are one
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	cfg, ok := load(env, *path)
 	if !ok {
 		return exitUsage
@@ -41,8 +43,7 @@ func serve(env Environment, args []string) int {
 		return exitUsage
 	}
 	tuneGC(env)
-	stop := ignoreHangup(log)
-	defer stop()
+	defer onSignal(hangups, func() { g.ReloadFile(*path, env.Getenv) })()
 	if err := g.Run(env.Context); err != nil {
 		fmt.Fprintln(env.Stderr, "sluice:", err)
 		return exitFailed
@@ -50,20 +51,22 @@ func serve(env Environment, args []string) int {
 	return exitOK
 }
 
-// ignoreHangup keeps SIGHUP from ending the process and all its streams: elsewhere it means to read the configuration
-// again, which this version can't.
-func ignoreHangup(log *slog.Logger) (stop func()) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
+// onSignal does something at each signal, one after the other, until it is stopped.
+func onSignal(signals <-chan os.Signal, do func()) (stop func()) {
+	over := make(chan struct{})
 	var done sync.WaitGroup
 	done.Go(func() {
-		for range hangups {
-			log.Warn("SIGHUP changes nothing: the configuration is read at the start only")
+		for {
+			select {
+			case <-signals:
+				do()
+			case <-over:
+				return
+			}
 		}
 	})
 	return func() {
-		signal.Stop(hangups)
-		close(hangups)
+		close(over)
 		done.Wait()
 	}
 }
@@ -112,6 +115,9 @@ func demo(env Environment, args []string) int {
 	if _, code, ok := parse(env, fs, args, 0); !ok {
 		return code
 	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	claude, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Fprintln(env.Stderr, "sluice:", err)
@@ -133,7 +139,15 @@ func demo(env Environment, args []string) int {
 		return exitFailed
 	}
 	welcome(env.Stdout, g)
-	if err := g.Run(env.Context); err != nil && !errors.Is(err, context.Canceled) {
+	ctx, stop := context.WithCancel(env.Context)
+	defer stop()
+	defer onSignal(hangups, func() {
+		// A terminal that closes says the same, and takes no word any more: then the demo is over.
+		if _, err := fmt.Fprintln(env.Stderr, "SIGHUP changes nothing: a demo has no configuration. Ctrl-C ends it."); err != nil {
+			stop()
+		}
+	})()
+	if err := g.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(env.Stderr, "sluice:", err)
 		return exitFailed
 	}

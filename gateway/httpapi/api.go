@@ -29,7 +29,7 @@ type Config struct {
 	PingInterval time.Duration // a viewer that got no byte for so long gets a ping
 	StallTimeout time.Duration // a viewer that takes no byte for so long is ended
 	AbandonAfter AbandonAfter
-	CORSOrigins  []string     // of the pages that may call from elsewhere, as browsers send them; "*" alone: all, without cookies
+	Origins      *Origins     // the pages of elsewhere that may call
 	ForwardPaths []string     // further paths below /v1/ that are forwarded, with all that is below them
 	Page         http.Handler // GET / and what it loads; nil: there is no page
 	PagePaths    []string     // the paths that Page serves
@@ -47,7 +47,7 @@ type API struct {
 	metrics  *metrics.Metrics
 	log      *slog.Logger
 	echo     *echo.Echo
-	origins  *http.CrossOriginProtection
+	origins  atomic.Pointer[Origins]
 	draining atomic.Bool
 
 	mu     sync.Mutex
@@ -60,14 +60,12 @@ type API struct {
 
 // New builds the routes.
 func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
-	api := &API{cfg: cfg, auth: a, relay: r, client: client, metrics: m, log: log, echo: echo.New(), origins: crossOrigin(cfg.CORSOrigins), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
+	api := &API{cfg: cfg, auth: a, relay: r, client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
+	api.SetOrigins(cfg.Origins)
 	e := api.echo
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = api.fail
-	e.Use(api.around)
-	if len(cfg.CORSOrigins) > 0 {
-		e.Use(api.cors())
-	}
+	e.Use(api.around, api.cors)
 
 	get := func(path string, h echo.HandlerFunc) { e.Match([]string{http.MethodGet, http.MethodHead}, path, h) }
 	e.POST("/v1/messages", api.postMessages)
@@ -193,7 +191,7 @@ func requestID(c echo.Context) string { return c.Response().Header().Get("Reques
 func (a *API) identify(c echo.Context) (auth.Identity, error) {
 	id, err := a.auth.Identify(c.Request())
 	if err == nil && id.Ambient {
-		if a.origins.Check(c.Request()) != nil {
+		if a.origins.Load().safe.Check(c.Request()) != nil {
 			err = refuse(http.StatusForbidden, claude.Permission, "This page's origin may not call the gateway with credentials that the browser adds by itself.")
 		}
 	}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 	"sluice/gateway/relay"
 )
 
@@ -109,7 +111,17 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 		a.relay.Release(int64(len(p.Request.Body)))
 		return nil, nil, refuse(http.StatusBadRequest, claude.InvalidRequest, "The Idempotency-Key is longer than %d bytes.", maxIdempotencyKey)
 	}
-	s, _, err := a.relay.Start(p)
+	var s *relay.Stream
+	err := a.onPlan(c, p.Plan, func(plan string) (err error) {
+		if plan != p.Plan { // the attempt before has given the body's memory back
+			if err := a.relay.Reserve(int64(len(p.Request.Body))); err != nil {
+				return err
+			}
+			p.Plan = plan
+		}
+		s, _, err = a.relay.Start(p)
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -137,6 +149,24 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 	return s, v, err
 }
 
+// onPlan admits the caller, which may take its request's body minutes to send. If meanwhile a reload has removed its plan,
+// it is looked at again and has the plan of now.
+func (a *API) onPlan(c echo.Context, plan string, admit func(plan string) error) error {
+	err := admit(plan)
+	for errors.Is(err, limits.ErrUnknownPlan) {
+		now, refusal := a.identify(c)
+		if refusal != nil {
+			return refusal
+		}
+		if now.Plan == plan {
+			return err
+		}
+		plan = now.Plan
+		err = admit(plan)
+	}
+	return err
+}
+
 // windowAndID sets what an admitted answer says of its owner's limits, and the upstream's request id.
 func (a *API) windowAndID(c echo.Context, s *relay.Stream) {
 	h := c.Response().Header()
@@ -148,7 +178,12 @@ func (a *API) windowAndID(c echo.Context, s *relay.Stream) {
 
 // wholeMessage forwards a request whose answer is no stream. It takes a slot and reserves tokens like a stream does.
 func (a *API) wholeMessage(c echo.Context, request []byte, w relay.Whole) error {
-	grant, err := a.relay.Admit(w)
+	var grant *limits.Grant
+	err := a.onPlan(c, w.Plan, func(plan string) (err error) {
+		w.Plan = plan
+		grant, err = a.relay.Admit(w)
+		return err
+	})
 	if err != nil {
 		return err
 	}

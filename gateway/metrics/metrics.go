@@ -46,6 +46,9 @@ type Metrics struct {
 	authFailures     *prometheus.CounterVec
 	logBytes         prometheus.Gauge
 	logs             prometheus.Gauge
+	configReloads    *prometheus.CounterVec
+	configGood       prometheus.Gauge
+	configGoodAt     prometheus.Gauge
 
 	mu     sync.Mutex
 	models map[string]bool
@@ -96,6 +99,14 @@ func New(version string) *Metrics {
 	m.authFailures = counters("auth_failures_total", "Requests refused for their credentials.", "kind")
 	m.logBytes = gauge("log_bytes", "Memory of all event logs and held request bodies.")
 	m.logs = gauge("logs", "Event logs in memory.")
+	m.configReloads = counters("config_reloads_total", "Reloads of the configuration, by outcome: applied or refused.", "outcome")
+	for _, outcome := range []string{reloadApplied, reloadRefused} {
+		m.configReloads.WithLabelValues(outcome) // so that the first one is an increase
+	}
+	m.configGood = gauge("config_last_reload_successful", "Whether the last reload of the configuration was applied; 1 from the start on.")
+	m.configGoodAt = gauge("config_last_reload_success_timestamp_seconds", "When the configuration in force was read.")
+	m.configGood.Set(1)
+	m.configGoodAt.SetToCurrentTime()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sluice", Name: "build_info", Help: "1, labelled with the version."}, []string{"version"})
 	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info.WithLabelValues(version).Set(1)
@@ -280,6 +291,26 @@ func (m *Metrics) LogBytes(delta int64) {
 func (m *Metrics) Logs(delta int) {
 	if m != nil {
 		m.logs.Add(float64(delta))
+	}
+}
+
+// Outcomes of a reload.
+const (
+	reloadApplied = "applied"
+	reloadRefused = "refused"
+)
+
+// ConfigReloaded counts a reload of the configuration, which was applied or refused.
+func (m *Metrics) ConfigReloaded(applied bool) {
+	switch {
+	case m == nil:
+	case applied:
+		m.configReloads.WithLabelValues(reloadApplied).Inc()
+		m.configGood.Set(1)
+		m.configGoodAt.SetToCurrentTime()
+	default:
+		m.configReloads.WithLabelValues(reloadRefused).Inc()
+		m.configGood.Set(0)
 	}
 }
 
