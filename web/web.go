@@ -9,14 +9,31 @@ import (
 	"encoding/base64"
 	"html/template"
 	"net/http"
+	"path"
+	"strings"
 	"time"
 )
 
-//go:embed index.html page.js page.css client.js client.d.ts
+// What is embedded is what is served: index.html as "/", all else under its name.
+//
+//go:embed index.html page.css instruments.css page.js
+//go:embed answer.js connections.js conversation.js dom.js memory.js record.js run.js streams.js timeline.js viewers.js wire.js
+//go:embed client.js client.d.ts
 var files embed.FS
 
 // Paths are what Handler serves.
-var Paths = []string{"/", "/page.js", "/page.css", "/client.js", "/client.d.ts"}
+var Paths = paths()
+
+func paths() (all []string) {
+	entries, err := files.ReadDir(".")
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	for _, e := range entries {
+		all = append(all, "/"+strings.TrimSuffix(e.Name(), "index.html"))
+	}
+	return all
+}
 
 // Options are what the page says.
 type Options struct {
@@ -52,13 +69,21 @@ func Handler(o Options) http.Handler {
 	if err := template.Must(template.ParseFS(files, "index.html")).Execute(&index, o); err != nil {
 		panic(err) // the template is part of the program
 	}
-	assets := map[string]asset{
-		"/":         newAsset("text/html; charset=utf-8", index.Bytes()),
-		"/page.js":  newAsset("text/javascript; charset=utf-8", read("page.js")),
-		"/page.css": newAsset("text/css; charset=utf-8", read("page.css")),
-		// An application on another origin imports these two.
-		"/client.js":   newAsset("text/javascript; charset=utf-8", read("client.js")).share(),
-		"/client.d.ts": newAsset("text/plain; charset=utf-8", read("client.d.ts")).share(),
+	assets := map[string]asset{}
+	for _, name := range Paths {
+		switch path.Ext(name) {
+		case ".js":
+			assets[name] = newAsset("text/javascript; charset=utf-8", read(name[1:]))
+		case ".css":
+			assets[name] = newAsset("text/css; charset=utf-8", read(name[1:]))
+		case ".ts":
+			assets[name] = newAsset("text/plain; charset=utf-8", read(name[1:]))
+		default:
+			assets[name] = newAsset("text/html; charset=utf-8", index.Bytes())
+		}
+	}
+	for _, name := range []string{"/client.js", "/client.d.ts"} { // an application on another origin imports these two
+		assets[name] = assets[name].share()
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, ok := assets[r.URL.Path]

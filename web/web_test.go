@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -38,32 +39,68 @@ func page(t *testing.T, o Options) string {
 
 func TestEveryPathIsServed(t *testing.T) {
 	types := map[string]string{
-		"/":         "text/html; charset=utf-8",
-		"/page.js":  "text/javascript; charset=utf-8",
-		"/page.css": "text/css; charset=utf-8",
-
-		"/client.js":   "text/javascript; charset=utf-8",
-		"/client.d.ts": "text/plain; charset=utf-8",
+		"/":     "text/html; charset=utf-8",
+		".js":   "text/javascript; charset=utf-8",
+		".css":  "text/css; charset=utf-8",
+		".d.ts": "text/plain; charset=utf-8",
 	}
 	for _, path := range Paths {
 		resp := request(t, Options{}, http.MethodGet, path, nil)
 		if resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: status %d", path, resp.StatusCode)
 		}
-		if got := resp.Header.Get("Content-Type"); got != types[path] || got == "" {
-			t.Errorf("%s: Content-Type %q, want %q", path, got, types[path])
+		_, kind, _ := strings.Cut(path, ".")
+		want := types["."+kind]
+		if kind == "" {
+			want = types[path]
+		}
+		if got := resp.Header.Get("Content-Type"); got != want || got == "" {
+			t.Errorf("%s: Content-Type %q, want %q", path, got, want)
 		}
 		if body(t, resp) == "" {
 			t.Errorf("%s: empty", path)
 		}
 	}
-	if len(Paths) != len(types) {
-		t.Errorf("Paths = %v, want the keys of %v", Paths, types)
+	for _, path := range []string{"/", "/page.js", "/page.css", "/client.js", "/client.d.ts"} {
+		if !slices.Contains(Paths, path) {
+			t.Errorf("%s is not served", path)
+		}
 	}
-	for _, path := range []string{"/index.html", "/web.go", "/page.js/", "/nothing"} {
+	for _, path := range []string{"/index.html", "/web.go", "/console.png", "/page.js/", "/nothing"} {
 		if resp := request(t, Options{}, http.MethodGet, path, nil); resp.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: status %d, want 404", path, resp.StatusCode)
 		}
+	}
+}
+
+// modules are the page's scripts, by path.
+func modules(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, path := range Paths {
+		if strings.HasSuffix(path, ".js") {
+			all[path] = body(t, request(t, Options{}, http.MethodGet, path, nil))
+		}
+	}
+	if len(all) < 2 {
+		t.Fatalf("found %d modules", len(all))
+	}
+	return all
+}
+
+func TestEveryModuleThatIsImportedIsServed(t *testing.T) {
+	imported := regexp.MustCompile(`(?m)^(?:import|export) (?:.* from )?"([^"]+)";$`)
+	found := 0
+	for path, script := range modules(t) {
+		for _, m := range imported.FindAllStringSubmatch(script, -1) {
+			found++
+			if name, ours := strings.CutPrefix(m[1], "./"); !ours || !slices.Contains(Paths, "/"+name) {
+				t.Errorf("%s imports %q, which is not served", path, m[1])
+			}
+		}
+	}
+	if found == 0 {
+		t.Fatal("found no import; is the pattern still right?")
 	}
 }
 
@@ -162,17 +199,19 @@ func TestPageHasNothingInline(t *testing.T) {
 }
 
 func TestNothingComesFromElsewhere(t *testing.T) {
+	const svg = "http://www.w3.org/2000/svg" // a name, not an address
 	external := regexp.MustCompile(`(?:[a-zA-Z]+:)?//[a-zA-Z0-9-]+\.[a-zA-Z0-9.-]+|@import|url\(`)
 	for _, path := range Paths {
 		for _, demo := range []bool{false, true} {
-			if found := external.FindAllString(body(t, request(t, Options{Demo: demo}, http.MethodGet, path, nil)), -1); found != nil {
+			text := strings.ReplaceAll(body(t, request(t, Options{Demo: demo}, http.MethodGet, path, nil)), svg, "")
+			if found := external.FindAllString(text, -1); found != nil {
 				t.Errorf("%s: %q", path, found)
 			}
 		}
 	}
 	loaded := regexp.MustCompile(`(?:src|href)="([^"]*)"`).FindAllStringSubmatch(page(t, Options{}), -1)
 	for _, m := range loaded {
-		ours := m[1] == "page.js" || m[1] == "page.css" || strings.HasPrefix(m[1], "#") || strings.HasPrefix(m[1], "data:image/svg+xml,")
+		ours := slices.Contains(Paths, "/"+m[1]) || strings.HasPrefix(m[1], "#") || strings.HasPrefix(m[1], "data:image/svg+xml,")
 		if !ours {
 			t.Errorf("the page loads %q", m[1])
 		}
@@ -184,20 +223,30 @@ func TestNothingComesFromElsewhere(t *testing.T) {
 
 // Most of the text on the page was written by a model or its user.
 func TestScriptNeverTurnsTextIntoMarkup(t *testing.T) {
-	script := body(t, request(t, Options{}, http.MethodGet, "/page.js", nil))
-	for _, word := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function(", "setAttribute(\"on", "createContextualFragment", "setHTML"} {
-		if strings.Contains(script, word) {
-			t.Errorf("the script uses %s", word)
+	for path, script := range modules(t) {
+		for _, word := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function(", "setAttribute(\"on", "setAttribute(\"style", "createContextualFragment", "setHTML"} {
+			if strings.Contains(script, word) {
+				t.Errorf("%s uses %s", path, word)
+			}
 		}
 	}
 }
 
+// Browsers write what is stored to their disk. One module stores, and it never sees the key; that the key is not in what
+// it stores is shown in a browser.
 func TestKeyIsNeverStored(t *testing.T) {
-	script := body(t, request(t, Options{}, http.MethodGet, "/page.js", nil))
-	for _, word := range []string{"localStorage", "sessionStorage", "indexedDB", "document.cookie", "history."} {
-		if strings.Contains(script, word) {
-			t.Errorf("the script uses %s", word)
+	for path, script := range modules(t) {
+		for _, word := range []string{"localStorage", "indexedDB", "document.cookie", "history.", "caches.", "serviceWorker"} {
+			if strings.Contains(script, word) {
+				t.Errorf("%s uses %s", path, word)
+			}
 		}
+		if strings.Contains(script, "sessionStorage") != (path == "/memory.js") {
+			t.Errorf("%s uses sessionStorage, or memory.js doesn't", path)
+		}
+	}
+	if script := modules(t)["/memory.js"]; strings.Contains(script, "$(") || strings.Contains(script, "import") {
+		t.Error("memory.js looks at the page")
 	}
 }
 
@@ -229,27 +278,33 @@ func TestVersionIsText(t *testing.T) {
 	}
 }
 
-func TestEveryElementThatTheScriptAsksForIsThere(t *testing.T) {
-	script := body(t, request(t, Options{}, http.MethodGet, "/page.js", nil))
+func TestEveryElementThatTheScriptsAskForIsThere(t *testing.T) {
 	both := page(t, Options{}) + page(t, Options{Demo: true})
-	asked := regexp.MustCompile(`\$\("([a-z-]+)"\)`).FindAllStringSubmatch(script, -1)
-	if len(asked) == 0 {
-		t.Fatal("found none; is the pattern still right?")
-	}
-	for _, m := range asked {
-		if !strings.Contains(both, `id="`+m[1]+`"`) {
-			t.Errorf("there is no element %q", m[1])
+	found := 0
+	for path, script := range modules(t) {
+		for _, m := range regexp.MustCompile(`(?:\$|\bput)\("([a-z-]+)"`).FindAllStringSubmatch(script, -1) {
+			found++
+			if !strings.Contains(both, `id="`+m[1]+`"`) {
+				t.Errorf("%s asks for an element %q, which is not there", path, m[1])
+			}
 		}
+	}
+	if found == 0 {
+		t.Fatal("found none; is the pattern still right?")
 	}
 }
 
 func TestEveryFieldHasALabel(t *testing.T) {
 	for _, demo := range []bool{false, true} {
 		html := page(t, Options{Demo: demo})
-		for _, field := range regexp.MustCompile(`<(?:input|textarea) id="([a-z-]+)"([^>]*)>`).FindAllStringSubmatch(html, -1) {
-			around := strings.Contains(html, `<label class="check">`+field[0])
-			if !around && !strings.Contains(html, `<label for="`+field[1]+`">`) {
-				t.Errorf("demo %t: the field %q has no label", demo, field[1])
+		fields := regexp.MustCompile(`(<label class="check"[^>]*>)?<(?:input|textarea|select) id="([a-z-]+)"`).FindAllStringSubmatch(html, -1)
+		if len(fields) == 0 {
+			t.Fatal("found none; is the pattern still right?")
+		}
+		for _, field := range fields {
+			labelled := regexp.MustCompile(`<label[^>]* for="` + field[2] + `"`).MatchString(html)
+			if field[1] == "" && !labelled {
+				t.Errorf("demo %t: the field %q has no label", demo, field[2])
 			}
 		}
 	}

@@ -8,46 +8,89 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/log"
 	cdp "github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
 
-// browser starts Chromium on an empty profile and collects what pages complain about on their console.
-func browser(t *testing.T) (tab context.Context, complaints func() []string) {
-	t.Helper()
+// chromium is the one browser of all tests, started by the first that wants it.
+var chromium struct {
+	once  sync.Once
+	ctx   context.Context
+	err   error
+	close func() // nil: it was not started
+}
+
+// CloseBrowser ends the tests' browser. TestMain calls it.
+func CloseBrowser() {
+	if chromium.close != nil {
+		chromium.close()
+	}
+}
+
+func startChromium() {
 	path, err := exec.LookPath("chromium")
 	if err != nil {
-		if os.Getenv("SLUICE_FORBID_SKIP") != "" {
-			t.Fatal("this test needs chromium")
+		chromium.err = err
+		return
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.WindowSize(1280, 860))
+	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	ctx, cancel := chromedp.NewContext(allocator)
+	chromium.ctx = ctx
+	chromium.close = func() {
+		chromedp.Cancel(ctx)
+		cancel()
+		stop()
+	}
+	chromium.err = chromedp.Do(ctx)
+}
+
+// browser opens a tab in a profile of its own and collects what its pages complain about: on their console, by an
+// exception, or because their policy forbids something. What the network answers is no complaint.
+func browser(t *testing.T) (tab context.Context, complaints func() []string) {
+	t.Helper()
+	if chromium.once.Do(startChromium); chromium.err != nil {
+		if chromium.close != nil || os.Getenv("SLUICE_FORBID_SKIP") != "" {
+			t.Fatal("this test needs chromium: ", chromium.err)
 		}
 		t.Skip("this test needs chromium")
 	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.WindowSize(1280, 860))
-	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(stop)
-	ctx, cancel := context.WithTimeout(allocator, time.Minute)
-	t.Cleanup(cancel)
-	tab, closeTab := chromedp.NewContext(ctx)
+	return newTab(t, chromium.ctx, chromedp.WithNewBrowserContext())
+}
+
+func newTab(t *testing.T, parent context.Context, options ...chromedp.ContextOption) (tab context.Context, complaints func() []string) {
+	t.Helper()
+	ctx, closeTab := chromedp.NewContext(parent, options...)
 	t.Cleanup(closeTab)
-	t.Cleanup(func() { chromedp.Cancel(tab) })
+	tab, cancel := context.WithTimeout(ctx, time.Minute)
+	t.Cleanup(cancel)
 	var mu sync.Mutex
 	var said []string
-	err = chromedp.Listen(tab, func(event any) {
+	err := chromedp.Listen(tab, func(event any) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch e := event.(type) {
 		case *cdp.EventExceptionThrown:
 			said = append(said, e.ExceptionDetails.Text)
+			if e.ExceptionDetails.Exception != nil {
+				said = append(said, e.ExceptionDetails.Exception.Description)
+			}
 		case *cdp.EventConsoleAPICalled:
 			if e.Type == "error" {
 				said = append(said, string(e.Args[0].Value))
+			}
+		case *log.EventEntryAdded:
+			if e.Entry.Level == log.EntryLevelError && e.Entry.Source != log.EntrySourceNetwork {
+				said = append(said, e.Entry.Text)
 			}
 		}
 	})
@@ -57,7 +100,7 @@ func browser(t *testing.T) (tab context.Context, complaints func() []string) {
 	return tab, func() []string {
 		mu.Lock()
 		defer mu.Unlock()
-		return said
+		return slices.Clone(said)
 	}
 }
 
@@ -94,13 +137,13 @@ func TestDemoPageStreamsAnAnswerAndResumesItAfterADrop(t *testing.T) {
 	tab, complaints := browser(t)
 	err := chromedp.Do(tab,
 		chromedp.Navigate(startDemo(t)),
-		chromedp.SendKeys("#prompt", "Say something about rivers"),
+		chromedp.SendKeys("#prompt", "Say something about rivers. fault:slow=8"),
 		chromedp.Click("#send"),
 		chromedp.WaitVisible(`#state[data-state="streaming"]`),
-		chromedp.Poll[chromedp.Void](`document.querySelector("#answer").textContent.length > 200`),
+		chromedp.Poll[chromedp.Void](`document.querySelector("#conversation").textContent.length > 200`),
 		chromedp.Click("#drop"),
 		chromedp.WaitVisible(`#state[data-state="completed"]`),
-		chromedp.Poll[chromedp.Void](`document.querySelector("#verdict").textContent.includes("repeated")`),
+		chromedp.Poll[chromedp.Void](`document.querySelector(".verdict").textContent.includes("repeated")`),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +152,7 @@ func TestDemoPageStreamsAnAnswerAndResumesItAfterADrop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verdict, err := chromedp.Run(tab, chromedp.Text("#verdict"))
+	verdict, err := chromedp.Run(tab, chromedp.Text(".verdict"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +180,7 @@ func TestTheReadmesEventSourceReadsAnAnswerToItsEnd(t *testing.T) {
 	snippet = strings.Replace(snippet, `"Hello"`, `"Hello, in short"`, 1)
 	tab, complaints := browser(t)
 	err = chromedp.Do(tab,
-		chromedp.Navigate(startDemo(t)),
+		chromedp.Navigate(startDemo(t)+"page.css"), // of this origin, and without a script of its own
 		chromedp.Evaluate[chromedp.Void](`document.body.replaceChildren(); (async () => {`+snippet+`; globalThis.source = source; })()`, chromedp.EvalAwaitPromise),
 		chromedp.Poll[chromedp.Void](`globalThis.source.readyState === EventSource.CLOSED`),
 	)

@@ -29,6 +29,7 @@ import (
 func TestMain(m *testing.M) {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // which comes when a command has just ended, too
 	code := m.Run()
+	cli.CloseBrowser()
 	http.DefaultClient.CloseIdleConnections()
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
