@@ -407,6 +407,27 @@ func TestEndlessHeaderIsRefused(t *testing.T) {
 	}
 }
 
+// TestLateAnswerLeavesNothingBehind: a request may still be on its way when the client is told that it will not be used
+// any more.
+func TestLateAnswerLeavesNothingBehind(t *testing.T) {
+	waits := make(chan struct{})
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).Flush()
+		<-waits
+		io.WriteString(w, "late")
+	})
+	s.client.CloseIdleConnections()
+	c := collect(post(t, t.Context(), s.client, s.URL, nil))
+	close(waits)
+	if text, err := c.wait(t); text != "late" || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	s.client.Transport.(*Transport).closeIdle(time.Now())
+	if err := goleak.Find(goleak.IgnoreAnyFunction("net/http.(*Server).Serve"), goleak.IgnoreAnyFunction("net/http.(*conn).serve"), goleak.IgnoreAnyFunction("testing.(*T).Run")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOthersAreServedByTheOther(t *testing.T) {
 	c := client(t, func() { t.Error("dialed") })
 	if _, err := c.Get("https://127.0.0.1:1/"); !errors.Is(err, errors.ErrUnsupported) {

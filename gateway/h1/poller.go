@@ -10,19 +10,19 @@ import (
 )
 
 // pollers are the goroutines that wait for sockets, one a core: each event is handled where it is read, up to the write
-// to a viewer. They start with the first socket, and end when they are told to and have none.
+// to a viewer. They start with the first socket. Once they have been told to stop they end when they have none, and start
+// again where one comes all the same.
 type pollers struct {
 	mu    sync.Mutex
 	all   []*poller
 	next  int
-	ended bool // they are to end once they have nothing
+	ended bool // from now on, they end as soon as they have nothing
 }
 
 // add lets the next poller call body.ready when there is something to read on its socket.
 func (ps *pollers) add(fd int, b *Body) (*poller, error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	ps.ended = false
 	if len(ps.all) < runtime.GOMAXPROCS(0) {
 		p, err := newPoller(ps)
 		if err != nil {
@@ -52,7 +52,7 @@ func (ps *pollers) sweepLocked() {
 		}
 	}
 	for _, p := range ps.all {
-		p.file.Close()
+		go p.file.Close() // which waits for its goroutine, and that may be this one
 	}
 	ps.all = nil
 }
