@@ -144,13 +144,7 @@ func (h *house) isEmpty() {
 	h.becomes("sluice_upstream_queue_depth", 0)
 	h.becomes("sluice_logs", 0)
 	h.becomes("sluice_log_bytes", 0)
-	eventually(h.t, func() string { return "something is still reserved: " + h.fetch("GET", h.admin+"/usage", "").body }, func() bool {
-		held := 0
-		for _, u := range h.used().Data {
-			held += u.Open + int(u.Reserved)
-		}
-		return held == 0
-	})
+	h.nothingIsReserved()
 }
 
 func (h *house) forgetAll(key string) {

@@ -152,7 +152,7 @@ func TestTheBillIsWhatWasReportedOrAnEstimateWithinItsBound(t *testing.T) {
 	})
 	work := make(chan *job)
 	var readers sync.WaitGroup
-	for range 16 {
+	for range 4 {
 		readers.Go(func() {
 			for j := range work {
 				resp := h.request("POST", h.url+"/v1/messages", ask("fixture"), "user-agent", j.key)

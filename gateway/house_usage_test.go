@@ -65,6 +65,18 @@ func (h *house) used() (r struct {
 	return r
 }
 
+// nothingIsReserved waits until no owner has a stream open, or tokens set aside.
+func (h *house) nothingIsReserved() {
+	h.t.Helper()
+	eventually(h.t, func() string { return "something is still reserved: " + h.fetch("GET", h.admin+"/usage", "").body }, func() bool {
+		held := int64(0)
+		for _, u := range h.used().Data {
+			held += int64(u.Open) + u.Reserved
+		}
+		return held == 0
+	})
+}
+
 // windows are what alice sees of hers.
 func (h *house) windows() map[string]usageWindow {
 	h.t.Helper()
@@ -114,8 +126,8 @@ func TestCallersSeeWhatTheyHaveUsedAndHaveLeft(t *testing.T) {
 		value, atLeast int64
 		atMost         int64 // used
 	}{
-		{"requests_per_minute", 60, 1, 2}, {"concurrent_streams", 4, 1, 1},
-		{"input_tokens_per_minute", 50_000, 1, 32}, {"output_tokens_per_minute", 9000, 3000, 4097},
+		{"requests_per_minute", 60, 0, 2}, {"concurrent_streams", 4, 1, 1}, // those of the minute return meanwhile
+		{"input_tokens_per_minute", 50_000, 0, 32}, {"output_tokens_per_minute", 9000, 1, 4097},
 		{"tokens_per_day", 100_000, 16 + 1 + 16 + 1000, 16 + 1 + 16 + 1000},
 	} {
 		w := o.Windows[i]
@@ -180,7 +192,7 @@ func TestOperatorsSeeWhatEachOwnerHasUsed(t *testing.T) {
 func TestRateLimitHeadersAreAnthropics(t *testing.T) {
 	t.Parallel()
 	awayFromMidnight()
-	plan := limits.Plan{RequestsPerMinute: 600, InputTokensPerMinute: 600_000, OutputTokensPerMinute: 2400, TokensPerDay: 5000}
+	plan := limits.Plan{RequestsPerMinute: 600, InputTokensPerMinute: 600_000, OutputTokensPerMinute: 240, TokensPerDay: 5000} // 240: what is used stays so for a while
 	h := openHouse(t, saying(3), func(c *gateway.Config) {
 		c.Plans["default"] = plan
 		c.Plans["free"] = limits.Plan{ConcurrentStreams: 3}
@@ -199,16 +211,16 @@ func TestRateLimitHeadersAreAnthropics(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/v1/messages", "/v1/streams"} {
-		a := h.do("POST", path, ask("short", `"max_tokens":400`))
+		a := h.do("POST", path, ask("short", `"max_tokens":40`))
 		if a.code > 201 {
 			t.Fatal(a.body)
 		}
-		check(a, map[string][2]int{"Requests": {600, 598}, "Input-Tokens": {600_000, 599_900}, "Output-Tokens": {2400, 1950}, "Tokens": {2400, 1950}})
+		check(a, map[string][2]int{"Requests": {600, 598}, "Input-Tokens": {600_000, 599_900}, "Output-Tokens": {240, 150}, "Tokens": {240, 150}})
 	}
 	h.becomes("sluice_streams_active", 0) // and settled
-	h.do("POST", "/v1/messages", ask("short", `"max_tokens":2400`)).refused(429, "rate_limit_error")
+	h.do("POST", "/v1/messages", ask("short", `"max_tokens":240`)).refused(429, "rate_limit_error")
 	a := h.do("POST", "/v1/messages", ask("short", `"system":"`+strings.Repeat("word ", 4000)+`"`, `"max_tokens":10`)).refused(429, "rate_limit_error")
-	check(a, map[string][2]int{"Tokens": {2400, 2300}, "Requests": {600, 597}})
+	check(a, map[string][2]int{"Tokens": {240, 150}, "Requests": {600, 597}})
 	seconds, err := strconv.Atoi(a.header.Get("Retry-After"))
 	if left := time.Until(midnight()).Seconds(); err != nil || float64(seconds) < left-1 || float64(seconds) > left+30 || !strings.Contains(a.body, "tokens_per_day") || a.header.Get("X-Should-Retry") != "false" {
 		t.Errorf("%v %s", a.header, a.body)
@@ -275,7 +287,7 @@ func TestWhoLeavesGetsItsReservationBack(t *testing.T) {
 	t.Parallel()
 	f := newFaucet()
 	h := openHouse(t, f, func(c *gateway.Config) {
-		c.Plans["default"] = limits.Plan{RequestsPerMinute: 60, ConcurrentStreams: 1, TokensPerDay: 100_000}
+		c.Plans["default"] = limits.Plan{RequestsPerMinute: 1, Burst: 10, ConcurrentStreams: 1, TokensPerDay: 100_000}
 	})
 	for i, end := range []func(up *tap, leave func()){
 		func(up *tap, leave func()) { leave() },
@@ -305,7 +317,7 @@ func TestGoSDKSeesTypedLimitsAndComesBackInTime(t *testing.T) {
 	t.Parallel()
 	awayFromMidnight()
 	h := openHouse(t, saying(3), func(c *gateway.Config) {
-		c.Plans["default"] = limits.Plan{OutputTokensPerMinute: 2400, MaxTokens: 4096, Models: []string{"claude-sonnet-*"}}
+		c.Plans["default"] = limits.Plan{OutputTokensPerMinute: 600, MaxTokens: 4096, Models: []string{"claude-sonnet-*"}}
 		c.Plans["daily"] = limits.Plan{TokensPerDay: 20}
 		c.Auth.Keys[1].Plan = "daily"
 	})
@@ -321,7 +333,7 @@ func TestGoSDKSeesTypedLimitsAndComesBackInTime(t *testing.T) {
 	if n := len(h.upstream.requests()); n != 0 {
 		t.Fatalf("%d requests at the upstream", n)
 	}
-	// The first takes 42 tokens of the 2,400 that the second wants whole: a second later they are back.
+	// The first takes 42 tokens of the 600 that the second wants whole: some seconds later they are back.
 	for i := range 2 {
 		begun := time.Now()
 		m, err := streamWhole(t, client, prompt("short"))

@@ -9,10 +9,10 @@ import (
 // (Claude 3 to 5, 290 answers and their requests), whose reported figures the estimates meet as follows.
 //
 //   - Output of at least 20 tokens: half of the answers between 0.8 and 1.1 of what was reported, nine in ten between
-//     0.7 and 1.25, all between 0.45 and 1.9; together 0.96.
-//   - Input that is text, with or without tools of the caller's own: nine in ten between 0.65 and 1.4. Images are up to
-//     six times too high, since small ones take less than the most. What tools of the API bring in, such as the results
-//     of a search, is not in the request and not in the estimate.
+//     0.7 and 1.25, all between 0.5 and 1.9; together 0.96.
+//   - Input that is text, with or without tools of the caller's own: nine in ten between 0.75 and 1.4, all between 0.5
+//     and 1.7. Images are up to six times too high, since small ones take less than the most. What tools of the API
+//     bring in, such as the results of a search, is not in the request and not in the estimate.
 //
 // So an estimate is within a factor of two, for English and code and of what has arrived. Thinking that is not shown, and
 // whose signature has not come yet, is not in it.
@@ -142,7 +142,12 @@ func (o *Output) made(key string, n int64) {
 // block takes a content block with what it has from the beginning, often nothing, sometimes all.
 func (o *Output) block(b []byte) {
 	o.thought = 0
-	size := func(key string) int64 { return max(0, int64(len(member(b, key))-2)) } // without quotes, or braces
+	size := func(key string) int64 { // of a string or an object, without its quotes or braces
+		if v := member(b, key); len(v) >= 2 && (v[0] == '"' || v[0] == '{') {
+			return int64(len(v) - 2)
+		}
+		return 0
+	}
 	switch string(member(b, "type")) {
 	case `"text"`:
 		o.quarters += blockQuarters
@@ -153,6 +158,8 @@ func (o *Output) block(b []byte) {
 	case `"redacted_thinking"`:
 		o.quarters += blockQuarters
 		o.made("text", sealed(size("data")))
+	case `"compaction"`:
+		o.made("text", size("content"))
 	case `"tool_use"`, `"server_tool_use"`, `"mcp_tool_use"`:
 		o.quarters += toolQuarters
 		o.made("partial_json", size("input"))
@@ -163,7 +170,7 @@ func (o *Output) block(b []byte) {
 // EstimateInput estimates the input tokens of a Messages request that ParseParams has accepted, in one pass: text by its
 // bytes, images and PDFs by their kind and size, and not as the text that their base64 is. What is only named (by URL or
 // file id) counts as one image, one page. cached reports that the request asks for caching, so that a part of the
-// input may be read from a cache, which no limit counts.
+// input may be read from a cache, which no limit counts. What seals earlier thinking is left out, as the API does.
 func EstimateInput(body []byte) (tokens int64, cached bool) {
 	var e inputEstimate
 	e.value(body, space(body, 0), nil)
@@ -234,11 +241,14 @@ func (e *inputEstimate) object(data []byte, i int, source bool) int {
 			e.cached = true
 		}
 		e.text += int64(end-i) + 2 // with colon and comma
+		text := e.text
 		end = e.value(data, at, key)
 		if end < 0 {
 			return -1
 		}
 		switch string(key) {
+		case "signature": // of earlier thinking, which it only seals
+			e.text = text
 		case "type":
 			kind = data[at:end]
 		case "media_type":
@@ -253,6 +263,9 @@ func (e *inputEstimate) object(data []byte, i int, source bool) int {
 	switch {
 	case i >= len(data):
 		return -1
+	case string(kind) == `"redacted_thinking"`:
+		e.text = before
+		return i + 1
 	case !source:
 		return i + 1
 	}

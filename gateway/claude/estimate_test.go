@@ -50,6 +50,8 @@ func TestOutputIsEstimatedByWhatItIs(t *testing.T) {
 		{BlockStart, start(`{"type":"server_tool_use","id":"t","name":"f","input":{"a":1}}`), 130},
 		{BlockStart, start(`{"type":"web_search_tool_result","content":[{"title":"read, not made"}]}`), 0},
 		{BlockStart, start(`{"type":"fallback","from":{"model":"a"},"to":{"model":"b"}}`), 0},
+		{BlockStart, start(`{"type":"compaction","content":null}`), 0},
+		{BlockStart, start(`{"type":"compaction","content":"all of it"}`), 9},
 		{BlockStart, start(`null`), 0}, {BlockStart, ``, 0},
 		{MessageStart, begin, 0}, {BlockStop, blockEn, 0}, {MessageDelta, `{"usage":{"output_tokens":5}}`, 0}, {Other, delta(0, `{"type":"text_delta","text":"abc"}`), 0},
 	} {
@@ -195,6 +197,8 @@ func TestMediaIsNotCountedAsTheTextThatItIsWrittenAs(t *testing.T) {
 		"a huge PDF":                  {`[{"type":"document","source":` + source("base64", "application/pdf", strings.Repeat(blob, 20)) + `}]`, pdfTokens},
 		"a text document":             {`[{"type":"document","source":` + source("text", "text/plain", strings.Repeat("word ", 800)) + `}]`, 1000},
 		"a document made of blocks":   {`[{"type":"document","source":{"type":"content","content":[{"type":"image","source":` + source("base64", "image/png", blob) + `}]}}]`, imageTokens},
+		"earlier thinking":            {`[{"type":"thinking","thinking":"` + strings.Repeat("word ", 80) + `","signature":"` + strings.Repeat("A", 4000) + `"}]`, 100},
+		"redacted thinking":           {`[{"type":"redacted_thinking","data":"` + strings.Repeat("A", 4000) + `"}]`, 0},
 		"a URL":                       {`[{"type":"image","source":{"type":"url","url":"https://a.example/x.png"}}]`, imageTokens},
 		"a file":                      {`[{"type":"document","source":{"type":"file","file_id":"file_1"}}]`, imageTokens},
 		"text that looks like one":    {`"{\"source\":{\"type\":\"base64\",\"data\":\"` + strings.Repeat("A", 4000) + `\"}}"`, 1000},

@@ -16,8 +16,10 @@ import (
 //
 // The limits per minute are looked at when a request comes: what an answer took
 // beyond its reservation is owed, and paid back before the next may come. A
-// day is not passed by more than what estimates miss: the input of a request,
-// and of each open stream the last event that it was sent (see Grant.Draw).
+// day's tokens are looked at while they are made. A day is passed by no more
+// than what estimates miss (the input until the upstream has said what it was,
+// the output by a factor of two) and, for each open stream, the one event that
+// took it there.
 type Plan struct {
 	RequestsPerMinute     int      // requests that make Claude generate; reads and reconnects are free
 	Burst                 int      // how many of them may come at once; 0: as many as RequestsPerMinute

@@ -40,7 +40,8 @@ func (s *Stream) meterLocked() bool {
 		}
 	}
 	left := m.drawn - m.Tokens()
-	// An estimated token takes a byte or more of the log.
+	// An estimated token takes a byte or more of the log. (Thinking that is only told by steps takes fewer: there a
+	// stream is looked at some events late.)
 	m.allowed = s.log.frames + min(left, math.MaxInt64-s.log.frames)
 	return left > 0
 }
