@@ -323,7 +323,7 @@ func (c *conn) emptyLocked() {
 	switch {
 	case c.places > 0:
 	case c.closing:
-		c.nc.Close()
+		go c.nc.Close() // which waits where the peer takes no bytes, and requests wait for the lock
 	default:
 		c.idle.Reset(idleTime)
 	}
@@ -357,7 +357,7 @@ func (c *conn) ask() {
 		c.pinged = false
 		c.look.Reset(silence)
 	case c.pinged:
-		c.nc.Close()
+		go c.nc.Close()
 	default:
 		c.pinged = true
 		c.look.Reset(pingTime)
