@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,23 +58,25 @@ type conn struct {
 	moved   sync.Cond // a window has moved, or something has ended
 	answers map[uint32]*answer
 	next    uint32
-	places  int         // taken: by answers, by requests on their way, and by what the server still counts
-	most    int         // which it allows at once
-	window  int64       // how much of requests' bodies it takes, of all together
-	initial int64       // of each
-	frame   int         // bytes of its largest frame
-	closing bool        // takes no further request
-	err     error       // why it is over
-	taken   int64       // what arrived since the window was last moved; the reader's alone
-	heard   atomic.Bool // something has arrived since the last look
-	pinged  bool        // nothing had, so the server was asked; the look's alone
+	places  int           // taken: by answers, by requests on their way, and by what the server still counts
+	most    int           // which it allows at once; one, before it has said so
+	window  int64         // how much of requests' bodies it takes, of all together
+	initial int64         // of each
+	frame   int           // bytes of its largest frame
+	closing bool          // takes no further request
+	err     error         // why it is over
+	told    chan struct{} // closed when the server has sent its settings, or the connection is over
+	settled bool          // it is; the reader's alone, as is the next
+	taken   int64         // what arrived since the window was last moved
+	heard   atomic.Bool   // something has arrived since the last look
+	pinged  bool          // nothing had, so the server was asked; the look's alone
 	look    *time.Timer
 	idle    *time.Timer
 }
 
 func newConn(nc net.Conn, removed func(*conn)) (*conn, error) {
 	c := &conn{nc: nc, removed: removed, out: bufio.NewWriterSize(nc, 4<<10), answers: make(map[uint32]*answer), next: 1,
-		most: assumedStreams, window: 65535, initial: 65535, frame: 16 << 10} // RFC 9113 §6.5.2, §6.9.2
+		told: make(chan struct{}), most: 1, window: 65535, initial: 65535, frame: 16 << 10} // RFC 9113 §6.5.2, §6.9.2
 	c.moved.L = &c.mu
 	c.framer = http2.NewFramer(c.out, bufio.NewReaderSize(nc, 16<<10))
 	c.framer.SetReuseFrames()
@@ -333,6 +336,45 @@ func (c *conn) reset(id uint32, code http2.ErrCode) {
 	c.write(func() error { return c.framer.WriteRSTStream(id, code) })
 }
 
+// begun waits until the server has said how many answers it takes.
+func (c *conn) begun(ctx context.Context) (most int, err error) {
+	select {
+	case <-c.told:
+	case <-ctx.Done():
+		c.nc.Close()
+		return 0, errors.New("the server does not begin to speak")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return 0, c.err
+	case c.most == 0:
+		return 0, errors.New("the server takes no requests")
+	}
+	return c.most, nil
+}
+
+// settle lets requests know that they need not wait for the server's settings any more.
+func (c *conn) settle() {
+	if !c.settled {
+		c.settled = true
+		close(c.told)
+	}
+}
+
+// retire lets a connection take no further request.
+func (c *conn) retire() {
+	c.mu.Lock()
+	was := c.closing
+	c.closing = true
+	c.emptyLocked()
+	c.mu.Unlock()
+	if !was {
+		c.removed(c)
+	}
+}
+
 // closeIdle closes a connection that carries nothing.
 func (c *conn) closeIdle() {
 	c.mu.Lock()
@@ -383,6 +425,7 @@ func (c *conn) fail(err error) {
 	c.idle.Stop()
 	c.moved.Broadcast()
 	c.mu.Unlock()
+	c.settle()
 	if !closing {
 		c.removed(c)
 	}

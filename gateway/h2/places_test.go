@@ -1,8 +1,18 @@
 package h2
 
 import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -56,4 +66,116 @@ func TestClosingKeepsNobody(t *testing.T) {
 			<-read
 		})
 	}
+}
+
+func TestBurstIsServedByAServerOfFewAnswers(t *testing.T) {
+	var open sync.WaitGroup
+	open.Add(40)
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		open.Done()
+		open.Wait() // no answer makes room for another
+		io.WriteString(w, "well")
+	}, func(s *httptest.Server) {
+		s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 2}
+	})
+	var callers sync.WaitGroup
+	for range 40 {
+		callers.Go(func() {
+			resp, err := s.client.Post(s.URL, "", strings.NewReader("question"))
+			if err != nil {
+				t.Error(err)
+				open.Done()
+				return
+			}
+			defer resp.Body.Close()
+			if text, err := io.ReadAll(resp.Body); string(text) != "well" || err != nil {
+				t.Errorf("%q, %v", text, err)
+			}
+		})
+	}
+	callers.Wait()
+	if n := s.dials.Load(); n > 40 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// play begins each connection as said, and refuses what comes.
+func play(t testing.TB, said func(*http2.Framer)) *server {
+	return serve(t, nil, func(s *httptest.Server) {
+		s.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": func(_ *http.Server, nc *tls.Conn, _ http.Handler) {
+			io.CopyN(io.Discard, nc, int64(len(http2.ClientPreface)))
+			framer := http2.NewFramer(nc, nc)
+			said(framer)
+			for {
+				f, err := framer.ReadFrame()
+				if err != nil {
+					return
+				}
+				if f.Header().Type == http2.FrameHeaders {
+					framer.WriteRSTStream(f.Header().StreamID, http2.ErrCodeRefusedStream)
+				}
+			}
+		}}
+	})
+}
+
+func TestServerThatTakesNoRequestIsAnError(t *testing.T) {
+	for name, said := range map[string]func(*http2.Framer){
+		"it says so":   func(f *http2.Framer) { f.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0}) },
+		"it goes away": func(f *http2.Framer) { f.WriteSettings(); f.WriteGoAway(0, http2.ErrCodeNo, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := play(t, said)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			var callers sync.WaitGroup
+			for range 20 {
+				callers.Go(func() {
+					req, _ := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, nil)
+					if resp, err := s.client.Do(req); err == nil {
+						resp.Body.Close()
+						t.Error("answered")
+					} else if errors.Is(err, context.DeadlineExceeded) {
+						t.Error("it waits for ever")
+					}
+				})
+			}
+			callers.Wait()
+			if n := s.dials.Load(); n > 20*attempts {
+				t.Errorf("%d connections", n)
+			}
+		})
+	}
+}
+
+func TestServerThatDoesNotBeginIsGivenUp(t *testing.T) {
+	certified := httptest.NewTLSServer(nil)
+	certified.Close()
+	synctest.Test(t, func(t *testing.T) {
+		tr := transport(certified.Certificate(), nil)
+		tr.TLS.ServerName = "example.com"
+		var dials atomic.Int32
+		tr.Dial = func(context.Context, string, string) (net.Conn, error) {
+			dials.Add(1)
+			near, far := net.Pipe()
+			go io.Copy(io.Discard, tls.Server(far, &tls.Config{Certificates: certified.TLS.Certificates, NextProtos: []string{"h2"}}))
+			return near, nil
+		}
+		begun := time.Now()
+		var callers sync.WaitGroup
+		for range 3 {
+			callers.Go(func() {
+				if _, err := tr.RoundTrip(get(t)); err == nil {
+					t.Error("answered")
+				}
+			})
+		}
+		callers.Wait()
+		if waited := time.Since(begun); waited > handshakeTime {
+			t.Errorf("after %v", waited)
+		}
+		if n := dials.Load(); n != 1 {
+			t.Errorf("%d connections", n)
+		}
+	})
 }

@@ -185,6 +185,9 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		return nil
 	}
 	c.mu.Lock()
+	if !c.settled {
+		c.most = assumedStreams
+	}
 	err := f.ForeachSetting(func(s http2.Setting) error {
 		if err := s.Valid(); err != nil {
 			return err
@@ -207,6 +210,7 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 	if err != nil {
 		return err
 	}
+	c.settle()
 	return c.write(func() error {
 		if size, ok := f.Value(http2.SettingHeaderTableSize); ok {
 			c.fields.SetMaxDynamicTableSize(min(size, 4096))
@@ -236,20 +240,15 @@ func (c *conn) windowUpdate(f *http2.WindowUpdateFrame) error {
 // goAway ends the answers that the server will not begin; the others go on.
 func (c *conn) goAway(f *http2.GoAwayFrame) {
 	err := fmt.Errorf("%w: it closes the connection (%v)", errUntouched, f.ErrCode)
+	c.retire()
 	c.mu.Lock()
-	was := c.closing
-	c.closing = true
 	var untouched []*answer
 	for id, a := range c.answers {
 		if id > f.LastStreamID {
 			untouched = append(untouched, a)
 		}
 	}
-	c.emptyLocked()
 	c.mu.Unlock()
-	if !was {
-		c.removed(c)
-	}
 	for _, a := range untouched {
 		if c.forget(a) {
 			a.end(err)

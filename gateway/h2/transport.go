@@ -37,14 +37,15 @@ const (
 	// attempts is how often a request is sent that the server says it has not looked at (RFC 9113 §8.7).
 	attempts = 3
 
-	// assumedStreams is how many answers a new connection is expected to carry, before its server has said so.
+	// assumedStreams is how many answers a connection carries whose server does not say.
 	assumedStreams = 100
 )
 
 // host is what is known of one server.
 type host struct {
 	conns   []*conn
-	dials   int           // under way
+	dials   int           // under way, until the server has said how many answers it takes
+	streams int           // how many that was, the last time
 	waiting int           // requests that wait for a connection
 	changed chan struct{} // closed when any of this has, and replaced
 	err     error         // why the last dial failed
@@ -138,7 +139,7 @@ func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
 	}
 	h := t.hosts[address]
 	if h == nil {
-		h = &host{changed: make(chan struct{})}
+		h = &host{streams: assumedStreams, changed: make(chan struct{})}
 		t.hosts[address] = h
 	}
 	h.waiting++
@@ -156,7 +157,7 @@ func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
 		if h.failed != failed && h.dials == 0 {
 			return nil, h.err
 		}
-		if h.dials*assumedStreams < h.waiting {
+		if h.dials*h.streams < h.waiting {
 			h.dials++
 			go t.dial(address, h)
 		}
@@ -178,14 +179,15 @@ func (h *host) change() {
 	h.changed = make(chan struct{})
 }
 
-// dial makes one more connection. It is for all that wait, so no request's end is its own.
+// dial makes one more connection. It is for all that wait, so no request's end is its own. The first has it at once, the
+// others when the server has said how many it takes: what is too much for it, it refuses or calls an error.
 func (t *Transport) dial(address string, h *host) {
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
 	defer cancel()
 	nc, err := t.handshake(ctx, address)
-	var c *conn
+	streams := 0
 	if err == nil {
-		c, err = newConn(nc, func(c *conn) { t.remove(h, c) })
+		streams, err = t.open(ctx, h, nc)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -197,10 +199,25 @@ func (t *Transport) dial(address string, h *host) {
 		h.err = err
 		h.failed++
 	default:
-		h.conns = append(h.conns, c)
-		go c.read()
+		h.streams = streams
 	}
 	h.change()
+}
+
+func (t *Transport) open(ctx context.Context, h *host, nc net.Conn) (streams int, err error) {
+	c, err := newConn(nc, func(c *conn) { t.remove(h, c) })
+	if err != nil {
+		return 0, err
+	}
+	t.mu.Lock()
+	h.conns = append(h.conns, c)
+	h.change()
+	t.mu.Unlock()
+	go c.read()
+	if streams, err = c.begun(ctx); err != nil {
+		c.retire()
+	}
+	return streams, err
 }
 
 func (t *Transport) handshake(ctx context.Context, address string) (net.Conn, error) {
