@@ -12,8 +12,9 @@ import (
 
 // Sink takes a body as it arrives.
 //
-// Data gets the next bytes. They are valid during the call, which must not block: it comes on the goroutine that reads
-// for all answers of the connection. End comes once, after the last Data. It is nil if the body is whole.
+// Data gets the next bytes. They are valid during the call, which must not block, panic or call the body: it comes on the
+// goroutine that reads for all answers of the connection. The same holds for End, which comes once, after the last Data.
+// It is nil if the body is whole.
 type Sink = interface {
 	Data(p []byte)
 	End(err error)

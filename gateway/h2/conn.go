@@ -276,8 +276,8 @@ func (c *conn) sendBody(a *answer, req *http.Request) error {
 			if !ok {
 				return nil
 			}
-			if err := c.write(func() error { return c.framer.WriteData(a.id, last, part[:room]) }); err != nil {
-				return err
+			if c.write(func() error { return c.framer.WriteData(a.id, last, part[:room]) }) != nil {
+				return nil // it has closed the connection, and ends the answer from there
 			}
 			if part = part[room:]; last {
 				return nil
@@ -348,7 +348,7 @@ func (c *conn) begun(ctx context.Context) (most int, err error) {
 	defer c.mu.Unlock()
 	switch {
 	case c.err != nil:
-		return 0, c.err
+		return 0, fmt.Errorf("%w: %w", errLost, c.err)
 	case c.most == 0:
 		return 0, errors.New("the server takes no requests")
 	}

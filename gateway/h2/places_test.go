@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -178,4 +179,78 @@ func TestServerThatDoesNotBeginIsGivenUp(t *testing.T) {
 			t.Errorf("%d connections", n)
 		}
 	})
+}
+
+// However answers end, nothing of them is left on a connection.
+func TestEveryAnswerLeavesItsPlace(t *testing.T) {
+	var conns sync.Map
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/early":
+			w.WriteHeader(http.StatusForbidden)
+			return
+		case "/abort":
+			panic(http.ErrAbortHandler)
+		case "/mute":
+			<-r.Context().Done()
+			return
+		case "/cut":
+			if c, ok := conns.Load(r.RemoteAddr); ok {
+				c.(*tls.Conn).NetConn().Close()
+			}
+			return
+		}
+		io.Copy(io.Discard, r.Body)
+		w.Write(make([]byte, 300<<10))
+	}, func(s *httptest.Server) {
+		s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 7}
+		s.Config.ConnState = func(c net.Conn, _ http.ConnState) { conns.Store(c.RemoteAddr().String(), c) }
+	})
+	paths := []string{"/", "/", "/", "/early", "/abort", "/mute", "/left", "/closed", "/pushed", "/cut"}
+	var callers sync.WaitGroup
+	for i := range 10 {
+		callers.Go(func() {
+			for j := range 2 * len(paths) {
+				path := paths[(i+j)%len(paths)]
+				ctx, cancel := context.WithCancel(t.Context())
+				if path == "/mute" || path == "/left" {
+					time.AfterFunc(time.Duration(i*j)*time.Microsecond, cancel)
+				}
+				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+path, strings.NewReader(strings.Repeat("x", j<<10)))
+				if resp, err := s.client.Do(req); err == nil {
+					switch path {
+					case "/pushed":
+						collect(t, resp).wait(t)
+					case "/closed":
+					default:
+						io.Copy(io.Discard, resp.Body)
+					}
+					resp.Body.Close()
+				} else if path == "/early" && !errors.Is(err, errLost) {
+					t.Error(err)
+				}
+				cancel()
+			}
+		})
+	}
+	callers.Wait()
+	s.transport.mu.Lock()
+	defer s.transport.mu.Unlock()
+	for _, h := range s.transport.hosts {
+		if h.waiting > 0 {
+			t.Errorf("%d requests wait", h.waiting)
+		}
+		for _, c := range h.conns {
+			c.mu.Lock()
+			for end := time.Now().Add(patience); c.places > 0 && time.Now().Before(end); { // until the last resets are written
+				c.mu.Unlock()
+				runtime.Gosched()
+				c.mu.Lock()
+			}
+			if c.places > 0 || len(c.answers) > 0 {
+				t.Errorf("%d places are taken, %d answers are left", c.places, len(c.answers))
+			}
+			c.mu.Unlock()
+		}
+	}
 }
