@@ -78,7 +78,7 @@ func New(cfg Config, m *metrics.Metrics, log *slog.Logger) (*Client, error) {
 		t.TLSClientConfig.RootCAs = pool
 	}
 	return &Client{cfg: cfg, base: base, metrics: m, log: log, http: &http.Client{
-		Transport: &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig, Proxy: t.Proxy,
+		Transport: &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig.Clone(), Proxy: t.Proxy,
 			Other: &h1.Transport{Dial: dialer.DialContext, Proxy: t.Proxy, Other: t}},
 		// A redirect would carry the key to an address that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

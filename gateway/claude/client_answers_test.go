@@ -192,6 +192,26 @@ func TestABrokenHTTP2StreamIsNeverACleanEnd(t *testing.T) {
 	asError(t, err, APIError, 502)
 }
 
+// net/http's client writes to its configuration when it is first used.
+func TestTheTwoTransportsShareNoConfiguration(t *testing.T) {
+	c := client(t, "https://127.0.0.1:1")
+	transport := c.http.Transport.(*h2.Transport)
+	dialed := make(chan struct{})
+	transport.Dial = func(context.Context, string, string) (net.Conn, error) {
+		c.CloseIdle() // uses the other
+		close(dialed)
+		near, far := net.Pipe()
+		far.Close()
+		return near, nil
+	}
+	_, err := open(t, c, Retry{})
+	asError(t, err, APIError, 502)
+	<-dialed
+	if len(transport.TLS.NextProtos) > 0 {
+		t.Errorf("what the one is given has become %q", transport.TLS.NextProtos)
+	}
+}
+
 func TestAnUnreachableUpstreamIsABadGateway(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
