@@ -50,7 +50,7 @@ func readable(t *testing.T, what string, header http.Header) {
 	if !strings.Contains(strings.Join(header.Values("Vary"), ","), "Origin") {
 		t.Errorf("%s: varies by %q", what, header.Values("Vary"))
 	}
-	for _, name := range []string{"Request-Id", "Retry-After", "Location", "Sluice-Stream-Id", "Anthropic-Ratelimit-Requests-Remaining"} {
+	for _, name := range []string{"Request-Id", "Retry-After", "Retry-After-Ms", "X-Should-Retry", "Location", "Sluice-Stream-Id", "Anthropic-Ratelimit-Requests-Remaining"} {
 		if !strings.Contains(header.Get("Access-Control-Expose-Headers"), name) {
 			t.Errorf("%s: does not expose %s", what, name)
 		}

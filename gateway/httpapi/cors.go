@@ -50,7 +50,7 @@ func (a *API) cors(next echo.HandlerFunc) echo.HandlerFunc {
 
 // exposed are the answers' headers that a page of another origin may read, beside those that every page may.
 var exposed = []string{
-	"Request-Id", "Retry-After", "Location", "Sluice-Stream-Id", "Preference-Applied",
+	"Request-Id", "Retry-After", "Retry-After-Ms", "X-Should-Retry", "Location", "Sluice-Stream-Id", "Preference-Applied",
 	"Anthropic-Ratelimit-Requests-Limit", "Anthropic-Ratelimit-Requests-Remaining", "Anthropic-Ratelimit-Requests-Reset",
 	"Anthropic-Ratelimit-Tokens-Limit", "Anthropic-Ratelimit-Tokens-Remaining", "Anthropic-Ratelimit-Tokens-Reset",
 	"Anthropic-Ratelimit-Input-Tokens-Limit", "Anthropic-Ratelimit-Input-Tokens-Remaining", "Anthropic-Ratelimit-Input-Tokens-Reset",
