@@ -484,6 +484,15 @@ test("keys and headers go to the gateway's origin, and to no other", async () =>
   assert.equal(requests.length, 8);
 });
 
+test("a redirect is not followed: it could lead the key to another origin", async () => {
+  const moved = () => Object.defineProperty(Response.error(), "type", { value: "opaqueredirect" }); // as browsers show it
+  const { client, requests } = scripted([moved], { apiKey: "sk-1" });
+  const error = await failure(client.resume(eventsURL).done());
+  assert.ok(error instanceof APIError && !(error instanceof APIConnectionError));
+  await failure(client.request({ method: "GET", path: "/v1/models" }));
+  assert.deepEqual(requests.map((r) => r.init.redirect), ["manual", "manual"]);
+});
+
 test("the gateway may be below a path, and its id may be said", async () => {
   for (const baseURL of ["http://gateway.test/sluice", "http://gateway.test/sluice/", new URL("http://gateway.test/sluice")]) {
     const { client, requests } = scripted([created, nothing], { baseURL, maxRetries: 0 });

@@ -16,7 +16,7 @@ const parse = (json) => {
   } catch {}
 };
 
-// Tries until use succeeds, or fails for good or too often in a row. Without alive() for pace.patience ms a try fails.
+// Tries until use succeeds, or fails for good or too often. Without alive() for pace.patience ms a try fails.
 async function ask(client, path, pace, signal, use) {
   for (;;) {
     const url = new URL(path, client.baseURL), { headers, ...init } = pace.init();
@@ -29,9 +29,10 @@ async function ask(client, path, pace, signal, use) {
     try {
       const response = await client.fetch.call(undefined, url.href, {
         ...init,
-        // An events URL may have come from anywhere.
+        // An events URL may come from anywhere.
         headers: { ...(url.origin === client.baseURL.origin && client.headers), ...headers },
         credentials: client.credentials,
+        redirect: "manual",
         cache: "no-store", // else a second reader waits for the first
         signal: AbortSignal.any([over.signal, signal]),
       });
