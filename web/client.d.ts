@@ -138,7 +138,7 @@ export interface ServerSentEvent {
   data: string;
 }
 
-type Only<P extends unknown[]> = P extends [infer One] ? One : P extends [] ? void : P;
+type First<P extends unknown[]> = P extends [infer One, ...unknown[]] ? One : void;
 
 /**
  * One answer on its way. It reads by itself and reconnects by itself, until message_stop, an error, or abort().
@@ -166,8 +166,8 @@ export class MessageStream implements AsyncIterable<MessageStreamEvent | ResyncE
   on<E extends keyof MessageStreamEvents>(event: E, listener: MessageStreamEvents[E]): this;
   once<E extends keyof MessageStreamEvents>(event: E, listener: MessageStreamEvents[E]): this;
   off<E extends keyof MessageStreamEvents>(event: E, listener: MessageStreamEvents[E]): this;
-  /** The next event of that name; rejects if the stream fails or ends before it. */
-  emitted<E extends keyof MessageStreamEvents>(event: E): Promise<Only<Parameters<MessageStreamEvents[E]>>>;
+  /** What the next event of that name says first; rejects if the stream fails or ends before it. */
+  emitted<E extends keyof MessageStreamEvents>(event: E): Promise<First<Parameters<MessageStreamEvents[E]>>>;
 
   /**
    * The events from here on; rejects as finalMessage() does. Loops are independent. They share what they have not read

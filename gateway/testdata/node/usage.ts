@@ -30,12 +30,12 @@ export async function streams(params: Anthropic.MessageCreateParams, signal: Abo
   const text: string = await stream.finalText();
   const first: ContentBlock = await stream.emitted("contentBlock");
   const message: Message = await stream.emitted("message");
-  const [delta, soFar]: [string, string | undefined] = await stream.emitted("text");
+  const delta: string = await stream.emitted("text");
   const nothing: void = await stream.emitted("end");
   const object: StreamObject = await stream.cancel();
   const list = await client.request<{ data: StreamObject[] }>({ method: "GET", path: "/v1/streams" });
   resumed.abort();
-  return [text, first.type, message.id, delta, soFar, nothing, object.status, list.data.length, client.baseURL.href].join();
+  return [text, first.type, message.id, delta, nothing, object.status, list.data.length, client.baseURL.href].join();
 }
 
 export function blocks(message: Message): string {
