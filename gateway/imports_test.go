@@ -24,6 +24,7 @@ var arrows = map[string][]string{
 	"sluice/gateway/h2":        {},
 	"sluice/gateway/auth":      {},
 	"sluice/gateway/limits":    {},
+	"sluice/gateway/callbacks": {"sluice/gateway/backoff", "sluice/gateway/metrics", "sluice/gateway/store"},
 	"sluice/gateway/store":     {},
 	"sluice/gateway/metrics":   {},
 	"sluice/gateway/backoff":   {},
