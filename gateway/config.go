@@ -18,12 +18,13 @@ import (
 // It holds secrets (the upstream's key, callers' keys, those of tokens and tickets): show
 // people Describe, never the value itself.
 type Config struct {
-	Server   Server
-	Upstream Upstream
-	Auth     Auth
-	Plans    map[string]limits.Plan // by name; Auth.DefaultPlan is among them if anybody may be on it
-	Relay    Relay
-	Log      Log
+	Server    Server
+	Upstream  Upstream
+	Auth      Auth
+	Plans     map[string]limits.Plan // by name; Auth.DefaultPlan is among them if anybody may be on it
+	Relay     Relay
+	Callbacks Callbacks
+	Log       Log
 }
 
 // Server is where Sluice is reached.

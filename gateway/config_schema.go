@@ -10,7 +10,7 @@ import (
 )
 
 // laterSections are those that a later version will have.
-var laterSections = []string{"store", "background", "callbacks"}
+var laterSections = []string{"store", "background"}
 
 // schema is every key there is, with what becomes of its value.
 func (d *decoder) schema() rules {
@@ -58,6 +58,11 @@ func (d *decoder) schema() rules {
 			}),
 			"retention": d.duration(&c.Relay.Retention, time.Millisecond),
 			"memory":    d.size(&c.Relay.Memory),
+		}),
+		"callbacks": d.section(rules{
+			"secrets":       {set: d.callbackSecrets},
+			"allow_hosts":   {set: d.allowHosts},
+			"allow_private": {set: d.allowPrivate},
 		}),
 		"log": d.section(rules{
 			// UnmarshalText cannot fail: word lets only these through.

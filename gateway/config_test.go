@@ -305,6 +305,7 @@ tickets    signed with the configured secret
 status     waits up to 10s for Claude's first event; then a ping after each 15s of silence
 readers    end after 30s without progress; a stream without any is given up after 15s (/v1/messages) or given up after 2m (/v1/streams)
 memory     512 MB for all streams; an ended one is kept for 10m
+callbacks  signed with a secret that the store keeps; only to public addresses, over https
 shutdown   waits up to 1m for open streams
 log        text, from info
 `
