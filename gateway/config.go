@@ -23,6 +23,7 @@ type Config struct {
 	Auth      Auth
 	Plans     map[string]limits.Plan // by name; Auth.DefaultPlan is among them if anybody may be on it
 	Relay     Relay
+	Store     Store
 	Callbacks Callbacks
 	Log       Log
 }
@@ -144,7 +145,8 @@ func Defaults() Config {
 			Retention:    10 * time.Minute,
 			Memory:       512_000_000,
 		},
-		Log: Log{Level: slog.LevelInfo, Format: "text"},
+		Store: Store{Dir: "data"},
+		Log:   Log{Level: slog.LevelInfo, Format: "text"},
 	}
 }
 

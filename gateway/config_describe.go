@@ -57,6 +57,7 @@ func (c Config) Describe() string {
 	line("readers", "end after %s without progress; a stream without any is %s (/v1/messages) or %s (/v1/streams)",
 		shortDuration(c.Relay.StallTimeout), describeAbandon(c.Relay.AbandonAfter.Messages), describeAbandon(c.Relay.AbandonAfter.Streams))
 	line("memory", "%s for all streams; an ended one is kept for %s", describeSize(c.Relay.Memory), shortDuration(c.Relay.Retention))
+	line("store", "%s", describeStore(c.Store))
 	line("callbacks", "%s", describeCallbacks(c.Callbacks))
 	line("shutdown", "waits up to %s for open streams", shortDuration(c.Server.Drain))
 	line("log", "%s, from %s", c.Log.Format, describeLevel(c.Log.Level))
