@@ -209,7 +209,11 @@ func (c *Callbacks) Redeliver(ctx context.Context, owner, id string) (Callback, 
 	}
 	now := time.Now()
 	r.Status, r.Begun, r.Next, r.Ended = Pending, now, now, time.Time{}
-	if _, err := c.records.Update(ctx, r.key(), r.encode(), revision); err != nil {
+	_, err = c.records.Update(ctx, r.key(), r.encode(), revision)
+	if errors.Is(err, store.ErrConflict) { // the outcome of an attempt came in between
+		return c.Redeliver(ctx, owner, id)
+	}
+	if err != nil {
 		return Callback{}, err
 	}
 	// It may wait in the queue for a time that is hours away.

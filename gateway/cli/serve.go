@@ -130,7 +130,15 @@ func demo(env Environment, args []string) int {
 	go upstream.Serve(claude)
 	defer upstream.Close()
 
+	kept, err := os.MkdirTemp("", "sluice-demo-")
+	if err != nil {
+		fmt.Fprintln(env.Stderr, "sluice:", err)
+		return exitFailed
+	}
+	defer os.RemoveAll(kept)
+
 	cfg := gateway.Defaults()
+	cfg.Store.Dir = kept // a demo leaves nothing behind
 	cfg.Upstream.BaseURL = "http://" + claude.Addr().String()
 	cfg.Upstream.APIKey = "simulated"
 	cfg.Plans = map[string]limits.Plan{"default": {ConcurrentStreams: 1000}}

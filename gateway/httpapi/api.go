@@ -16,6 +16,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
 	"sluice/gateway/metrics"
 	"sluice/gateway/relay"
@@ -43,6 +44,7 @@ type API struct {
 	cfg      Config
 	auth     *auth.Auth
 	relay    *relay.Relay
+	calls    *callbacks.Callbacks
 	client   *claude.Client
 	metrics  *metrics.Metrics
 	log      *slog.Logger
@@ -59,8 +61,8 @@ type API struct {
 }
 
 // New builds the routes.
-func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
-	api := &API{cfg: cfg, auth: a, relay: r, client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
+func New(cfg Config, a *auth.Auth, r *relay.Relay, calls *callbacks.Callbacks, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
+	api := &API{cfg: cfg, auth: a, relay: r, calls: calls, client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
 	api.SetOrigins(cfg.Origins)
 	e := api.echo
 	e.HideBanner, e.HidePort = true, true
@@ -79,6 +81,9 @@ func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *met
 	e.POST("/v1/messages/count_tokens", api.forwardJSON)
 	get("/v1/models", api.forwardJSON)
 	get("/v1/models/:id", api.forwardJSON)
+	get("/v1/callbacks", api.listCallbacks)
+	get("/v1/callbacks/secret", api.callbackSecret)
+	e.POST("/v1/callbacks/:id/redeliver", api.redeliver)
 	for _, path := range cfg.ForwardPaths {
 		e.Any(path, api.forwardAny)
 		e.Any(path+"/*", api.forwardAny)
