@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/batches"
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
 	"sluice/gateway/httpapi"
@@ -36,6 +37,7 @@ type Gateway struct {
 	metrics   *metrics.Metrics
 	store     *store.Store
 	callbacks *callbacks.Callbacks
+	batches   *batches.Batches
 	client    *claude.Client
 	auth      *auth.Auth
 	limits    *limits.Limits
@@ -89,14 +91,19 @@ func New(cfg Config, o Options) (*Gateway, error) {
 		kept.Close()
 		return nil, fmt.Errorf("callbacks: %w", err)
 	}
+	watched, err := batches.New(context.Background(), client, calls, kept, m, log)
+	if err != nil {
+		kept.Close()
+		return nil, fmt.Errorf("batches: %w", err)
+	}
 	allowed, queue := limits.New(cfg.Plans), limits.NewQueue(cfg.Upstream.MaxConcurrent)
 	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, allowed, queue, m, log)
 	api := httpapi.New(httpapi.Config{
 		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, QueueWait: cfg.Upstream.QueueWait, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), Origins: origins, ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
-	}, who, streams, calls, client, m, log)
-	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, client: client, auth: who, limits: allowed, queue: queue, relay: streams, api: api,
+	}, who, streams, calls, watched, client, m, log)
+	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, batches: watched, client: client, auth: who, limits: allowed, queue: queue, relay: streams, api: api,
 		cert: cert, demo: o.Demo, plans: maps.Clone(cfg.Plans)}, nil
 }
 
@@ -127,9 +134,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.servers = [2]*http.Server{g.publicServer(), g.server(g.api.Admin())}
 	g.auth.Start()
-	delivery, stopDelivery := context.WithCancel(context.Background())
-	var delivering sync.WaitGroup
-	delivering.Go(func() { g.callbacks.Run(delivery) })
+	background, stopBackground := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { g.callbacks.Run(background) })
+	running.Go(func() { g.batches.Run(background) })
 	failed := make(chan error, len(g.servers))
 	go func() { failed <- g.servers[0].Serve(g.public) }()
 	go func() { failed <- g.servers[1].Serve(g.admin) }()
@@ -144,8 +152,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.log.Error("a listener failed", "error", err)
 	}
 	err = errors.Join(err, g.stop())
-	stopDelivery() // last, so that the ends of drained streams are told now
-	delivering.Wait()
+	stopBackground() // last, so that the ends of drained streams are told now
+	running.Wait()
 	g.store.Close()
 	g.log.Info("stopped")
 	return err

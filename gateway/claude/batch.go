@@ -370,7 +370,7 @@ func ParseResult(line []byte) (r BatchResult, ok bool) {
 	r.Type, ok = text(member(result, "type"))
 	switch r.Type {
 	case "succeeded":
-		r.Model, r.Usage = UsageOf(member(result, "message"))
+		r.Model, r.Usage, _ = UsageOf(member(result, "message"))
 	case "errored":
 		r.ErrorType, r.ErrorMessage, _ = ParseError(member(result, "error"))
 	}

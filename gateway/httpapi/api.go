@@ -16,6 +16,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/batches"
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
 	"sluice/gateway/metrics"
@@ -45,12 +46,14 @@ type API struct {
 	auth     *auth.Auth
 	relay    *relay.Relay
 	calls    *callbacks.Callbacks
+	batches  *batches.Batches
 	client   *claude.Client
 	metrics  *metrics.Metrics
 	log      *slog.Logger
 	echo     *echo.Echo
 	origins  atomic.Pointer[Origins]
 	draining atomic.Bool
+	drain    chan struct{} // closed by Drain
 
 	mu     sync.Mutex
 	taken  map[*rawConn]struct{} // connections that were taken from net/http, with a viewer on each
@@ -61,8 +64,8 @@ type API struct {
 }
 
 // New builds the routes.
-func New(cfg Config, a *auth.Auth, r *relay.Relay, calls *callbacks.Callbacks, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
-	api := &API{cfg: cfg, auth: a, relay: r, calls: calls, client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
+func New(cfg Config, a *auth.Auth, r *relay.Relay, calls *callbacks.Callbacks, b *batches.Batches, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
+	api := &API{cfg: cfg, auth: a, relay: r, calls: calls, batches: b, drain: make(chan struct{}), client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
 	api.SetOrigins(cfg.Origins)
 	e := api.echo
 	e.HideBanner, e.HidePort = true, true
@@ -81,6 +84,13 @@ func New(cfg Config, a *auth.Auth, r *relay.Relay, calls *callbacks.Callbacks, c
 	e.POST("/v1/messages/count_tokens", api.forwardJSON)
 	get("/v1/models", api.forwardJSON)
 	get("/v1/models/:id", api.forwardJSON)
+	e.POST("/v1/messages/batches", api.postBatches)
+	get("/v1/messages/batches", api.listBatches)
+	get("/v1/messages/batches/:id", api.getBatch)
+	e.DELETE("/v1/messages/batches/:id", api.deleteBatch)
+	get("/v1/messages/batches/:id/results", api.batchResults)
+	e.POST("/v1/messages/batches/:id/cancel", api.cancelBatch)
+	get("/v1/messages/batches/:id/events", api.batchEvents)
 	get("/v1/callbacks", api.listCallbacks)
 	get("/v1/callbacks/secret", api.callbackSecret)
 	e.POST("/v1/callbacks/:id/redeliver", api.redeliver)
@@ -105,8 +115,12 @@ func (a *API) ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// Drain makes readyz say no. Refusing new streams is the relay's part.
-func (a *API) Drain() { a.draining.Store(true) }
+// Drain makes readyz say no, and ends the readers of batches, which may take a day. Refusing new streams is the relay's part.
+func (a *API) Drain() {
+	if !a.draining.Swap(true) {
+		close(a.drain)
+	}
+}
 
 // keep remembers a connection that was taken from net/http, and closes it if that came too late.
 func (a *API) keep(conn *rawConn) {

@@ -13,7 +13,7 @@ import (
 
 // callbackObject is a callback as its owner sees it, in a list or as a part of what it tells of.
 type callbackObject struct {
-	ID            string     `json:"id"`
+	ID            string     `json:"id,omitempty"` // from when it is taken on
 	Type          string     `json:"type"`
 	ObjectID      string     `json:"object_id"`
 	Event         string     `json:"event"`
@@ -22,14 +22,14 @@ type callbackObject struct {
 	Attempts      int        `json:"attempts"`
 	LastStatus    *int       `json:"last_status"`
 	LastError     *string    `json:"last_error"`
-	CreatedAt     time.Time  `json:"created_at"`
+	CreatedAt     *time.Time `json:"created_at"`
 	NextAttemptAt *time.Time `json:"next_attempt_at"`
 	EndedAt       *time.Time `json:"ended_at"`
 }
 
 func objectOfCallback(k callbacks.Callback) callbackObject {
 	o := callbackObject{ID: k.ID, Type: "callback", ObjectID: k.Object, Event: k.Type, URL: k.URL, Status: k.Status, Attempts: k.Attempts,
-		CreatedAt: k.Created.UTC().Truncate(time.Millisecond)}
+		CreatedAt: instant(k.Created)}
 	if k.LastStatus != 0 {
 		o.LastStatus = &k.LastStatus
 	}
@@ -37,13 +37,20 @@ func objectOfCallback(k callbacks.Callback) callbackObject {
 		o.LastError = &k.LastError
 	}
 	if k.Status == callbacks.Pending {
-		next := k.Next.UTC().Truncate(time.Millisecond)
-		o.NextAttemptAt = &next
+		o.NextAttemptAt = instant(k.Next)
 	} else {
-		ended := k.Ended.UTC().Truncate(time.Millisecond)
-		o.EndedAt = &ended
+		o.EndedAt = instant(k.Ended)
 	}
 	return o
+}
+
+// instant is a time as answers have it; nil for none.
+func instant(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Millisecond)
+	return &t
 }
 
 func (a *API) listCallbacks(c echo.Context) error {

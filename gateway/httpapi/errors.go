@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/batches"
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
 	"sluice/gateway/limits"
@@ -103,6 +104,8 @@ func describe(err error) failure {
 		return failure{status: http.StatusUnauthorized, kind: claude.Authentication, message: err.Error(), auth: "ticket"}
 	case errors.Is(err, relay.ErrNotFound):
 		return failure{status: http.StatusNotFound, kind: claude.NotFound, message: "There is no such stream."}
+	case errors.Is(err, batches.ErrNotFound):
+		return failure{status: http.StatusNotFound, kind: claude.NotFound, message: "There is no such batch."}
 	case errors.Is(err, callbacks.ErrNotFound):
 		return failure{status: http.StatusNotFound, kind: claude.NotFound, message: "There is no such callback."}
 	case errors.As(err, &noURL):

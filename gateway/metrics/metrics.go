@@ -51,6 +51,8 @@ type Metrics struct {
 	configGoodAt     prometheus.Gauge
 	callbacks        *prometheus.CounterVec
 	callbackAttempts prometheus.Histogram
+	batches          *prometheus.GaugeVec
+	batchPolls       *prometheus.CounterVec
 
 	mu     sync.Mutex
 	models map[string]bool
@@ -112,7 +114,9 @@ func New(version string) *Metrics {
 	m.callbacks = counters("callbacks_total", "Attempts at callbacks, by outcome: delivered, retried, failed (given up).", "outcome")
 	m.callbackAttempts = prometheus.NewHistogram(histogram("callback_attempts", "Attempts that a callback took until it was delivered or given up.",
 		[]float64{1, 2, 3, 5, 10, 15, 20, 30}))
-	r.MustRegister(m.callbackAttempts)
+	m.batches = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sluice", Name: "batches", Help: "Message Batches that are watched, by status."}, []string{"status"})
+	r.MustRegister(m.callbackAttempts, m.batches)
+	m.batchPolls = counters("batch_polls_total", "Questions to the upstream about unfinished batches, by outcome: changed, unchanged, failed, lost.", "outcome")
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sluice", Name: "build_info", Help: "1, labelled with the version."}, []string{"version"})
 	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info.WithLabelValues(version).Set(1)
@@ -332,6 +336,27 @@ func (m *Metrics) CallbackEnded(outcome string, attempts int) {
 	if m != nil {
 		m.callbacks.WithLabelValues(outcome).Inc()
 		m.callbackAttempts.Observe(float64(attempts))
+	}
+}
+
+// Batches moves the number of watched batches of a status by delta. A status that the API did not have when this was
+// written counts as other.
+func (m *Metrics) Batches(status string, delta int) {
+	if m == nil {
+		return
+	}
+	switch status {
+	case "in_progress", "canceling", "ended":
+	default:
+		status = "other"
+	}
+	m.batches.WithLabelValues(status).Add(float64(delta))
+}
+
+// BatchPolled counts a question to the upstream about an unfinished batch: changed, unchanged, failed or lost.
+func (m *Metrics) BatchPolled(outcome string) {
+	if m != nil {
+		m.batchPolls.WithLabelValues(outcome).Inc()
 	}
 }
 
