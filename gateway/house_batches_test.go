@@ -33,7 +33,9 @@ type batchObject struct {
 	ResultsURL string                                                          `json:"results_url"`
 	Counts     struct{ Processing, Succeeded, Errored, Canceled, Expired int } `json:"request_counts"`
 	Sluice     *struct {
-		Usage struct {
+		Successor   string `json:"successor_id"`
+		Predecessor string `json:"predecessor_id"`
+		Usage       struct {
 			Input  int `json:"input_tokens"`
 			Output int `json:"output_tokens"`
 		}
@@ -361,4 +363,30 @@ func TestBadBatchesMakeNothing(t *testing.T) {
 	if !strings.HasPrefix(w.Body.String(), `{"data":[],`) {
 		t.Errorf("something was made: %s", w.Body)
 	}
+}
+
+func TestExpiredRequestsAreSubmittedAgainOnce(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, simulator.New(simulator.Options{Key: upstreamKey}))
+	b := h.batch(batchOf("short", "fault:expire-once", "fault:529", "fault:expire"), "sluice-resubmit-expired", "1")
+	b = h.settled(b.ID)
+	eventually(t, func() string { return "no successor" }, func() bool { b = h.lookAt(b.ID); return b.Sluice.Successor != "" })
+	if b.Counts.Expired != 2 {
+		t.Errorf("%+v", b)
+	}
+	h.lookAt(b.Sluice.Successor)
+	next := h.settled(b.Sluice.Successor)
+	if next.Sluice.Predecessor != b.ID || next.Counts.Succeeded != 1 || next.Counts.Expired != 1 || next.Counts.Errored != 0 {
+		t.Errorf("%+v %+v", next, next.Sluice)
+	}
+	results := h.do("GET", "/v1/messages/batches/"+next.ID+"/results", "", "anthropic-version", "2023-06-01").status(200).body
+	if strings.Count(results, "\n") != 2 || !strings.Contains(results, `"custom_id":"b","result":{"type":"succeeded"`) || !strings.Contains(results, `"custom_id":"d","result":{"type":"expired"`) {
+		t.Errorf("%s", results)
+	}
+	h.becomes(`sluice_batches{status="ended"}`, 0)
+	if next = h.lookAt(next.ID); next.Sluice.Successor != "" {
+		t.Errorf("submitted a second time: %+v", next.Sluice)
+	}
+	h.do("GET", "/v1/messages/batches/"+next.ID, "", "x-api-key", bobKey, "anthropic-version", "2023-06-01").refused(404, "not_found_error")
+	h.do("POST", "/v1/messages/batches", batchOf("x"), "content-type", "application/json", "sluice-resubmit-expired", "yes").refused(400, "invalid_request_error")
 }

@@ -39,9 +39,14 @@ type Batch struct {
 	Version  []string  `json:"version,omitempty"` // headers of its creation, for asking about it
 	Beta     []string  `json:"beta,omitempty"`
 	Callback string    `json:"callback,omitempty"` // the URL that asked for one; empty: none
+	Kept     string    `json:"kept,omitempty"`     // the object with its requests, for a resubmission of those that expire
 	Over     bool      `json:"over,omitempty"`     // ended, and all has been done that is to be done then
 	Lost     bool      `json:"lost,omitempty"`     // the upstream does not have it any more
 	Summary  *Summary  `json:"summary,omitempty"`  // of the results, once they have been read
+
+	Resubmission string `json:"resubmission,omitempty"` // of what has expired: asked, done, refused, unknown
+	Successor    string `json:"successor,omitempty"`    // the batch that was made of it
+	Predecessor  string `json:"predecessor,omitempty"`  // the batch whose expired requests these are
 }
 
 // Summary is what the results of a batch come to.
@@ -76,7 +81,9 @@ const retention = 30 * 24 * time.Hour
 type Batches struct {
 	client  *claude.Client
 	calls   *callbacks.Callbacks
+	store   *store.Store
 	records *store.Records
+	bodies  *store.Objects
 	metrics *metrics.Metrics
 	log     *slog.Logger
 
@@ -89,9 +96,13 @@ type Batches struct {
 
 // New opens the batches of a store. Nothing is watched before Run.
 func New(ctx context.Context, client *claude.Client, calls *callbacks.Callbacks, s *store.Store, m *metrics.Metrics, log *slog.Logger) (*Batches, error) {
-	records, err := s.Records(ctx, "batches", retention)
-	return &Batches{client: client, calls: calls, records: records, metrics: m, log: log,
-		watched: make(map[string]*watched), nudge: make(chan struct{}, 1)}, err
+	b := &Batches{client: client, calls: calls, store: s, metrics: m, log: log, watched: make(map[string]*watched), nudge: make(chan struct{}, 1)}
+	var err error
+	if b.records, err = s.Records(ctx, "batches", retention); err != nil {
+		return nil, err
+	}
+	b.bodies, err = s.Objects(ctx, "batches", bodyRetention)
+	return b, err
 }
 
 // Params is a request to make a batch.
@@ -101,7 +112,9 @@ type Params struct {
 	Header      http.Header   // what may go up
 	Body        io.ReadCloser // closed if the upstream answers before it is read to its end
 	Check       func(claude.BatchItem) error
+	Length      int64  // of Body; below 0: not known
 	Callback    string // a URL that callbacks.Check has passed; empty: none
+	Resubmit    bool   // what expires is submitted again, once
 }
 
 // errAnswered ends an upload whose answer is there.
@@ -109,14 +122,38 @@ var errAnswered = errors.New("the upstream has answered")
 
 // Create sends a batch up as it comes in. Each item is checked before it goes on, and what Check refuses is the error;
 // then there is no batch. The header is that of the upstream's answer.
-func (b *Batches) Create(ctx context.Context, p Params) (Batch, http.Header, error) {
+func (b *Batches) Create(ctx context.Context, p Params) (made Batch, header http.Header, err error) {
 	if err := ctx.Err(); err != nil {
 		return Batch{}, nil, err
 	}
+	size := int64(maxObject)
+	if p.Resubmit {
+		if size += p.Length; p.Length < 0 {
+			size += claude.MaxBatch
+		}
+	}
+	if err := b.store.Room(size); err != nil {
+		return Batch{}, nil, err
+	}
 	up, down := io.Pipe()
+	var to io.Writer = down
+	kept, stored := "", func(bool) error { return nil }
+	if p.Resubmit {
+		var body io.Writer
+		kept, body, stored = b.keep(context.WithoutCancel(ctx))
+		defer func() {
+			if err != nil {
+				b.bodies.Delete(context.WithoutCancel(ctx), kept) // where that fails, its time runs out
+			}
+		}()
+		to = io.MultiWriter(body, down)
+	}
 	copied := make(chan error, 1)
 	go func() {
-		err := claude.CopyBatch(down, p.Body, p.Check)
+		err := claude.CopyBatch(to, p.Body, p.Check)
+		if e := stored(err == nil); err == nil {
+			err = e // before the upstream has the end
+		}
 		copied <- err
 		down.CloseWithError(err) // nil is the end
 	}()
@@ -141,12 +178,12 @@ func (b *Batches) Create(ctx context.Context, p Params) (Batch, http.Header, err
 	if err != nil {
 		return Batch{}, nil, err
 	}
-	made, err := read(resp)
+	seen, err := read(resp)
 	if err != nil {
 		return Batch{}, nil, err
 	}
-	one := Batch{ID: made.ID, Owner: p.Owner, Plan: p.Plan, Status: made.Status, Object: made.Raw, Created: made.Created, Expires: made.Expires,
-		Version: p.Header["Anthropic-Version"], Beta: p.Header["Anthropic-Beta"], Callback: p.Callback}
+	one := Batch{ID: seen.ID, Owner: p.Owner, Plan: p.Plan, Status: seen.Status, Object: seen.Raw, Created: seen.Created, Expires: seen.Expires,
+		Version: p.Header["Anthropic-Version"], Beta: p.Header["Anthropic-Beta"], Callback: p.Callback, Kept: kept}
 	// Whoever made it has it from here on, also if the caller has left meanwhile.
 	revision, err := b.records.Create(context.WithoutCancel(ctx), one.key(), one.encode())
 	if err != nil {
@@ -247,6 +284,9 @@ func (b *Batches) Delete(ctx context.Context, owner, id, query string, header ht
 		return nil, nil, err
 	}
 	b.unwatch(one)
+	if one.Kept != "" {
+		b.bodies.Delete(context.WithoutCancel(ctx), one.Kept) // where that fails, its time runs out
+	}
 	return body, resp.Header, b.records.Delete(context.WithoutCancel(ctx), one.key())
 }
 
@@ -297,6 +337,13 @@ func (b *Batch) encode() []byte {
 		panic(err) // the object was valid when it came
 	}
 	return raw
+}
+
+// creation is what the making of a successor carries.
+func (b *Batch) creation() http.Header {
+	h := b.header()
+	h.Set("Content-Type", "application/json")
+	return h
 }
 
 // header is what the gateway's own questions about the batch carry.

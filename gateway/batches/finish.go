@@ -23,7 +23,7 @@ const (
 )
 
 // finish does, once, what is to be done at the end of a batch: its results are read for what they used and what went
-// wrong; the callback is taken on; and then the batch is over. Each step is in the store before the next, and a crash
+// wrong; what has expired is submitted again, where that was asked for; the callback is taken on; and then the batch is over. Each step is in the store before the next, and a crash
 // repeats only the one that it broke off.
 func (b *Batches) finish(ctx context.Context, one Batch, revision uint64) error {
 	if one.Summary == nil {
@@ -37,6 +37,12 @@ func (b *Batches) finish(ctx context.Context, one Batch, revision uint64) error 
 		}
 		b.update(one, revision)
 		b.account(one, models) // after it is written: a crash loses a count, and never counts twice
+	}
+	if one.Kept != "" && (one.Resubmission == "" || one.Resubmission == resubmitAsked) {
+		var err error
+		if one, revision, err = b.resubmit(ctx, one, revision); err != nil {
+			return err
+		}
 	}
 	if one.Callback != "" {
 		if err := b.calls.Enqueue(ctx, b.event(one)); err != nil {
@@ -57,7 +63,7 @@ func (b *Batches) summarize(ctx context.Context, one Batch) (*Summary, map[strin
 	if one.Lost {
 		return summary, models, nil
 	}
-	resp, err := b.client.Transfer(ctx, claude.Request{Method: http.MethodGet, Path: path + "/" + one.ID + "/results", Header: one.header()})
+	resp, err := b.results(ctx, one)
 	var refused *claude.Error
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 		return summary, models, nil // archived, or deleted meanwhile
@@ -102,6 +108,10 @@ func (b *Batches) summarize(ctx context.Context, one Batch) (*Summary, map[strin
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Message, b.Message))
 	})
 	return summary, models, nil
+}
+
+func (b *Batches) results(ctx context.Context, one Batch) (*http.Response, error) {
+	return b.client.Transfer(ctx, claude.Request{Method: http.MethodGet, Path: path + "/" + one.ID + "/results", Header: one.header()})
 }
 
 // cut shortens a text, at the end of a letter.
@@ -175,7 +185,8 @@ func (b *Batches) event(one Batch) callbacks.Event {
 		Error  *failure           `json:"error"`
 		Counts claude.BatchCounts `json:"request_counts"`
 		Errors []ErrorsOfOne      `json:"errors"`
-	}{one.ID, one.Status, one.Summary.Usage, lost, object.Counts, one.Summary.Errors})
+		Next   string             `json:"successor_id,omitempty"`
+	}{one.ID, one.Status, one.Summary.Usage, lost, object.Counts, one.Summary.Errors, one.Successor})
 	if err != nil {
 		panic(err) // numbers and strings
 	}

@@ -46,6 +46,14 @@ func (a *API) postBatches(c echo.Context) error {
 			return err
 		}
 	}
+	resubmit := false
+	switch r.Header.Get("Sluice-Resubmit-Expired") {
+	case "", "0":
+	case "1":
+		resubmit = true
+	default:
+		return refuse(http.StatusBadRequest, claude.InvalidRequest, "Sluice-Resubmit-Expired should be 1, or absent.")
+	}
 	if a.draining.Load() {
 		return relay.ErrDraining
 	}
@@ -62,7 +70,7 @@ func (a *API) postBatches(c echo.Context) error {
 	control := http.NewResponseController(c.Response().Writer)
 	patient := &patientReader{r: http.MaxBytesReader(c.Response().Writer, r.Body, claude.MaxBatch), control: control, until: time.Now().Add(batchTime)}
 	made, header, err := a.batches.Create(r.Context(), batches.Params{
-		Owner: id.Owner, Plan: id.Plan, Query: query(r), Header: upward(r.Header), Body: batchBody{patient}, Callback: callback,
+		Owner: id.Owner, Plan: id.Plan, Query: query(r), Header: upward(r.Header), Body: batchBody{patient}, Length: r.ContentLength, Callback: callback, Resubmit: resubmit,
 		Check: func(item claude.BatchItem) error {
 			return plan.Check(id.Plan, limits.Request{Models: item.Models, MaxTokens: item.MaxTokens})
 		},
@@ -209,11 +217,13 @@ func (a *API) batchObject(c echo.Context, one batches.Batch) ([]byte, error) {
 	}
 	type further struct {
 		*batches.Summary
-		Callback *callbackObject `json:"callback"`
+		Callback    *callbackObject `json:"callback"`
+		Successor   string          `json:"successor_id,omitempty"`
+		Predecessor string          `json:"predecessor_id,omitempty"`
 	}
 	var more []byte
-	if one.Callback != "" || one.Summary != nil {
-		f := further{Summary: one.Summary}
+	if one.Callback != "" || one.Summary != nil || one.Predecessor != "" {
+		f := further{Summary: one.Summary, Successor: one.Successor, Predecessor: one.Predecessor}
 		if one.Callback != "" {
 			k, err := a.calls.Get(c.Request().Context(), one.Owner, one.ID)
 			if errors.Is(err, callbacks.ErrNotFound) {
