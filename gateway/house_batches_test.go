@@ -390,3 +390,19 @@ func TestExpiredRequestsAreSubmittedAgainOnce(t *testing.T) {
 	h.do("GET", "/v1/messages/batches/"+next.ID, "", "x-api-key", bobKey, "anthropic-version", "2023-06-01").refused(404, "not_found_error")
 	h.do("POST", "/v1/messages/batches", batchOf("x"), "content-type", "application/json", "sluice-resubmit-expired", "yes").refused(400, "invalid_request_error")
 }
+
+func TestAnonymousOwnNoBatchesAndNoCallbacks(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, simulator.New(simulator.Options{Key: upstreamKey}), anybody)
+	for _, c := range []struct{ method, path, body string }{
+		{"POST", "/v1/messages/batches", batchOf("x")}, {"GET", "/v1/messages/batches", ""}, {"GET", "/v1/messages/batches/msgbatch_1", ""},
+		{"GET", "/v1/messages/batches/msgbatch_1/results", ""}, {"GET", "/v1/messages/batches/msgbatch_1/events", ""},
+		{"POST", "/v1/messages/batches/msgbatch_1/cancel", ""}, {"DELETE", "/v1/messages/batches/msgbatch_1", ""},
+		{"GET", "/v1/callbacks", ""}, {"GET", "/v1/callbacks/secret", ""}, {"POST", "/v1/callbacks/cb_1/redeliver", ""},
+	} {
+		h.do(c.method, c.path, c.body, "x-api-key", "", "content-type", "application/json").refused(401, "authentication_error")
+	}
+	if n := len(h.upstream.requests()); n != 0 {
+		t.Errorf("%d requests reached the upstream", n)
+	}
+}

@@ -217,6 +217,15 @@ func (a *API) identify(c echo.Context) (auth.Identity, error) {
 	return id, err
 }
 
+// identifyOwner is identify for what is kept for its owner: the anonymous own nothing.
+func (a *API) identifyOwner(c echo.Context) (auth.Identity, error) {
+	id, err := a.identify(c)
+	if err == nil && id.Owner == "" {
+		err = auth.ErrNoCredentials
+	}
+	return id, err
+}
+
 // baseURL is the scheme and host of URLs in answers.
 func (a *API) baseURL(r *http.Request) string {
 	if a.cfg.PublicURL != "" {

@@ -26,7 +26,7 @@ const batchTime = 40 * time.Minute
 const maxBatches = 1000
 
 func (a *API) postBatches(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (b batchBody) Close() error {
 }
 
 func (a *API) getBatch(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (a *API) getBatch(c echo.Context) error {
 }
 
 func (a *API) cancelBatch(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (a *API) cancelBatch(c echo.Context) error {
 }
 
 func (a *API) deleteBatch(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (a *API) deleteBatch(c echo.Context) error {
 }
 
 func (a *API) listBatches(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (a *API) listBatches(c echo.Context) error {
 
 // batchResults passes the results through, line by line as they are.
 func (a *API) batchResults(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func parseBatchCursor(text string) (cursor batchCursor, ok bool) {
 
 // batchEvents tells the states of a batch as they come, on request each of its results, and the end.
 func (a *API) batchEvents(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}

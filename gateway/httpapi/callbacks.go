@@ -54,7 +54,7 @@ func instant(t time.Time) *time.Time {
 }
 
 func (a *API) listCallbacks(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (a *API) listCallbacks(c echo.Context) error {
 // callbackSecret shows the caller's signing secrets. Only reading them needs no look at Origin: a page of another origin
 // cannot see the answer.
 func (a *API) callbackSecret(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (a *API) callbackSecret(c echo.Context) error {
 }
 
 func (a *API) redeliver(c echo.Context) error {
-	id, err := a.identify(c)
+	id, err := a.identifyOwner(c)
 	if err != nil {
 		return err
 	}
