@@ -14,6 +14,7 @@ import (
 	"github.com/anthropics/anthropic-sdk-go"
 
 	"sluice/gateway"
+	"sluice/gateway/limits"
 	"sluice/gateway/simulator"
 )
 
@@ -404,5 +405,35 @@ func TestAnonymousOwnNoBatchesAndNoCallbacks(t *testing.T) {
 	}
 	if n := len(h.upstream.requests()); n != 0 {
 		t.Errorf("%d requests reached the upstream", n)
+	}
+}
+
+func TestEachItemOfABatchMustPassThePlan(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, simulator.New(simulator.Options{Key: upstreamKey}), func(c *gateway.Config) {
+		c.Plans["default"] = limits.Plan{Models: []string{"claude-haiku-*"}, MaxTokens: 100}
+	})
+	item := func(id, model string, maxTokens int, more string) string {
+		return fmt.Sprintf(`{"custom_id":%q,"params":{"model":%q,"max_tokens":%d,"messages":[{"role":"user","content":"short"}]%s}}`, id, model, maxTokens, more)
+	}
+	inside := item("a", "claude-haiku-4-5", 100, "")
+	for name, c := range map[string]struct {
+		item, kind string
+		status     int
+	}{
+		"another model": {item("b", "claude-opus-4-6", 100, ""), "permission_error", 403},
+		"a fallback":    {item("b", "claude-haiku-4-5", 100, `,"fallbacks":[{"model":"claude-opus-4-6"}]`), "permission_error", 403},
+		"too much":      {item("b", "claude-haiku-4-5", 101, ""), "invalid_request_error", 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h.in(t).do("POST", "/v1/messages/batches", `{"requests":[`+inside+","+c.item+`]}`, "content-type", "application/json", "anthropic-version", "2023-06-01").refused(c.status, c.kind)
+		})
+	}
+	var page struct{ Data []batchObject }
+	if h.do("GET", "/v1/messages/batches", "").status(200).into(&page); len(page.Data) != 0 {
+		t.Errorf("%+v", page)
+	}
+	if b := h.batch(`{"requests":[` + inside + `]}`); b.Counts.Processing != 1 {
+		t.Errorf("%+v", b)
 	}
 }
