@@ -167,7 +167,7 @@ func (b *Batches) Create(ctx context.Context, p Params) (made Batch, header http
 		p.Body.Close()
 		refused = <-copied
 	}
-	if refused != nil && !errors.Is(refused, errAnswered) {
+	if refused != nil && !errors.Is(refused, errAnswered) && !errors.Is(refused, io.ErrClosedPipe) { // the transport closes what it does not want
 		if err == nil {
 			resp.Body.Close()
 		}
