@@ -18,12 +18,14 @@ import (
 // It holds secrets (the upstream's key, callers' keys, those of tokens and tickets): show
 // people Describe, never the value itself.
 type Config struct {
-	Server   Server
-	Upstream Upstream
-	Auth     Auth
-	Plans    map[string]limits.Plan // by name; Auth.DefaultPlan is among them if anybody may be on it
-	Relay    Relay
-	Log      Log
+	Server    Server
+	Upstream  Upstream
+	Auth      Auth
+	Plans     map[string]limits.Plan // by name; Auth.DefaultPlan is among them if anybody may be on it
+	Relay     Relay
+	Store     Store
+	Callbacks Callbacks
+	Log       Log
 }
 
 // Server is where Sluice is reached.
@@ -143,7 +145,8 @@ func Defaults() Config {
 			Retention:    10 * time.Minute,
 			Memory:       512_000_000,
 		},
-		Log: Log{Level: slog.LevelInfo, Format: "text"},
+		Store: Store{Dir: "data"},
+		Log:   Log{Level: slog.LevelInfo, Format: "text"},
 	}
 }
 

@@ -56,8 +56,8 @@ var badInputs = []struct {
 	{"odd key", "log: {\"a\\nb\": red}", []string{
 		"c.yaml:1:7: log.?: unknown key; known here: format and level",
 	}},
-	{"section not yet", "store: {dir: data}", []string{
-		"c.yaml:1:1: store: this version does not have it; remove it",
+	{"section not yet", "background: {concurrency: 16}", []string{
+		"c.yaml:1:1: background: this version does not have it; remove it",
 	}},
 	{"twice", "log:\n  level: info\n  level: warn", []string{
 		"c.yaml:3:3: log.level: is given twice; the first is on line 2",
@@ -220,7 +220,7 @@ var badInputs = []struct {
 		`c.yaml:1:10: server.public_url: "https://a.example/sluice" has a path; write only scheme and host, as in https://sluice.example.com`,
 	}},
 	{"forward path over a route of the gateway", "upstream: {forward_paths: [/v1/messages/batches]}", []string{
-		`c.yaml:1:28: upstream.forward_paths[0]: "/v1/messages/batches" holds or lies below a route of the gateway's own (/v1/messages, /v1/models, /v1/streams and /v1/usage), which checks its callers and counts their use`,
+		`c.yaml:1:28: upstream.forward_paths[0]: "/v1/messages/batches" holds or lies below a route of the gateway's own (/v1/callbacks, /v1/messages, /v1/models, /v1/streams and /v1/usage), which checks its callers and counts their use`,
 	}},
 	{"forward path", "upstream: {forward_paths: [/v2/files, /v1/../x, /v1/a/, /v1/b, /v1/b]}", []string{
 		`c.yaml:1:28: upstream.forward_paths[0]: "/v2/files" does not begin with /v1/; write it as in /v1/files`,

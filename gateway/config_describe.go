@@ -57,6 +57,8 @@ func (c Config) Describe() string {
 	line("readers", "end after %s without progress; a stream without any is %s (/v1/messages) or %s (/v1/streams)",
 		shortDuration(c.Relay.StallTimeout), describeAbandon(c.Relay.AbandonAfter.Messages), describeAbandon(c.Relay.AbandonAfter.Streams))
 	line("memory", "%s for all streams; an ended one is kept for %s", describeSize(c.Relay.Memory), shortDuration(c.Relay.Retention))
+	line("store", "%s", describeStore(c.Store))
+	line("callbacks", "%s", describeCallbacks(c.Callbacks))
 	line("shutdown", "waits up to %s for open streams", shortDuration(c.Server.Drain))
 	line("log", "%s, from %s", c.Log.Format, describeLevel(c.Log.Level))
 	return b.String()
@@ -185,6 +187,23 @@ func describeTickets(secret string) string {
 		return "signed with a secret made at each start; a restart voids them"
 	}
 	return "signed with the configured secret"
+}
+
+func describeCallbacks(c Callbacks) string {
+	secret := "signed with a secret that the store keeps"
+	if n := len(c.Secrets); n == 1 {
+		secret = "signed with the configured secret"
+	} else if n > 1 {
+		secret = fmt.Sprintf("signed with the first of %d configured secrets", n)
+	}
+	reach := "only to public addresses, over https"
+	if c.AllowPrivate {
+		reach = "also to private addresses, over https"
+	}
+	if len(c.AllowHosts) > 0 {
+		reach += ", and to " + sentence(c.AllowHosts)
+	}
+	return secret + "; " + reach
 }
 
 func describeAbandon(after time.Duration) string {

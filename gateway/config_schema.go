@@ -10,7 +10,7 @@ import (
 )
 
 // laterSections are those that a later version will have.
-var laterSections = []string{"store", "background", "callbacks"}
+var laterSections = []string{"background"}
 
 // schema is every key there is, with what becomes of its value.
 func (d *decoder) schema() rules {
@@ -58,6 +58,15 @@ func (d *decoder) schema() rules {
 			}),
 			"retention": d.duration(&c.Relay.Retention, time.Millisecond),
 			"memory":    d.size(&c.Relay.Memory),
+		}),
+		"store": d.section(rules{
+			"dir":      {set: d.storeDir},
+			"nats_url": {set: d.natsURL},
+		}),
+		"callbacks": d.section(rules{
+			"secrets":       {set: d.callbackSecrets},
+			"allow_hosts":   {set: d.allowHosts},
+			"allow_private": {set: d.allowPrivate},
 		}),
 		"log": d.section(rules{
 			// UnmarshalText cannot fail: word lets only these through.
@@ -138,7 +147,7 @@ func (d *decoder) caFile(v value) {
 }
 
 // ownRoutes are the paths below which nothing is forwarded as it is.
-var ownRoutes = []string{"/v1/messages", "/v1/models", "/v1/streams", "/v1/usage"}
+var ownRoutes = []string{"/v1/callbacks", "/v1/messages", "/v1/models", "/v1/streams", "/v1/usage"}
 
 func ownRoute(path string) bool {
 	for _, own := range ownRoutes {

@@ -151,6 +151,7 @@ auth:
   anonymous_plan: pro
 plans: {free: &none {}, pro: {requests_per_minute: "${RPM}", burst: 3, concurrent_streams: 4, viewers_per_stream: 5,
   input_tokens_per_minute: 6, output_tokens_per_minute: 7, tokens_per_day: 8, max_tokens: 9, models: ["*", "claude-haiku-?", "${RPM}"]}, other: *none}
+store: {dir: kept, nats_url: "nats://a:b@10.0.0.1:4222, tls://c"}
 relay:
   hold: 59s
   ping_interval: 1s
@@ -180,7 +181,8 @@ log: {level: debug, format: json}
 				TokensPerDay: 8, MaxTokens: 9, Models: []string{"*", "claude-haiku-?", "2"}}},
 		Relay: Relay{Hold: 59 * time.Second, PingInterval: time.Second, StallTimeout: 2 * time.Second,
 			AbandonAfter: AbandonAfter{Messages: Never, Streams: 3 * time.Second}, Retention: 4 * time.Hour, Memory: 1 << 30},
-		Log: Log{Level: slog.LevelDebug, Format: "json"},
+		Store: Store{Dir: "kept", NatsURL: "nats://a:b@10.0.0.1:4222, tls://c"},
+		Log:   Log{Level: slog.LevelDebug, Format: "json"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n got %+v\nwant %+v", got, want)
@@ -305,6 +307,8 @@ tickets    signed with the configured secret
 status     waits up to 10s for Claude's first event; then a ping after each 15s of silence
 readers    end after 30s without progress; a stream without any is given up after 15s (/v1/messages) or given up after 2m (/v1/streams)
 memory     512 MB for all streams; an ended one is kept for 10m
+store      in data, embedded
+callbacks  signed with a secret that the store keeps; only to public addresses, over https
 shutdown   waits up to 1m for open streams
 log        text, from info
 `

@@ -6,6 +6,9 @@
 //	  auth         who calls: keys, tokens, tickets, trusted proxies; who guesses
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
 //	  limits       may they, now: requests, tokens, open streams; the queue; what was used
+//	  batches      Message Batches, watched until they end              -> claude, callbacks, store, backoff, metrics
+//	  callbacks    signed, retried, fenced "it is done"                 -> store, backoff, metrics
+//	  store        what survives a crash: records, queues, large objects
 //	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h1, h2, metrics
 //	  h1, h2       HTTP whose answers are pushed to whoever waits
 //	  backoff      how long to wait

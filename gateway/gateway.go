@@ -12,11 +12,14 @@ import (
 	"time"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/batches"
+	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
 	"sluice/gateway/httpapi"
 	"sluice/gateway/limits"
 	"sluice/gateway/metrics"
 	"sluice/gateway/relay"
+	"sluice/gateway/store"
 	"sluice/web"
 )
 
@@ -29,26 +32,29 @@ type Options struct {
 
 // Gateway is the house: its rooms, and the listeners that lead into it.
 type Gateway struct {
-	cfg     Config // of the start; Reload leaves it as it is
-	log     *slog.Logger
-	metrics *metrics.Metrics
-	client  *claude.Client
-	auth    *auth.Auth
-	limits  *limits.Limits
-	queue   *limits.Queue
-	relay   *relay.Relay
-	api     *httpapi.API
-	cert    *certificate // nil without TLS
-	public  net.Listener
-	admin   net.Listener
-	servers [2]*http.Server
-	demo    bool
+	cfg       Config // of the start; Reload leaves it as it is
+	log       *slog.Logger
+	metrics   *metrics.Metrics
+	store     *store.Store
+	callbacks *callbacks.Callbacks
+	batches   *batches.Batches
+	client    *claude.Client
+	auth      *auth.Auth
+	limits    *limits.Limits
+	queue     *limits.Queue
+	relay     *relay.Relay
+	api       *httpapi.API
+	cert      *certificate // nil without TLS
+	public    net.Listener
+	admin     net.Listener
+	servers   [2]*http.Server
+	demo      bool
 
 	reloading sync.Mutex
 	plans     map[string]limits.Plan // in force; guarded by reloading
 }
 
-// New builds the rooms. It opens no port and starts nothing.
+// New builds the rooms and opens the store. It opens no port. What it returns must be Run, unless Listen fails.
 func New(cfg Config, o Options) (*Gateway, error) {
 	log := o.Log
 	if log == nil {
@@ -75,14 +81,29 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server.cors_origins: %w", err)
 	}
+	kept, err := store.Open(context.Background(), store.Config{Dir: cfg.Store.Dir, URL: cfg.Store.NatsURL}, log)
+	if err != nil {
+		return nil, err
+	}
+	calls, err := callbacks.New(context.Background(), callbacks.Config{Secrets: cfg.Callbacks.Secrets, AllowHosts: cfg.Callbacks.AllowHosts,
+		AllowPrivate: cfg.Callbacks.AllowPrivate, Version: o.Version}, kept, m, log)
+	if err != nil {
+		kept.Close()
+		return nil, fmt.Errorf("callbacks: %w", err)
+	}
+	watched, err := batches.New(context.Background(), client, calls, kept, m, log)
+	if err != nil {
+		kept.Close()
+		return nil, fmt.Errorf("batches: %w", err)
+	}
 	allowed, queue := limits.New(cfg.Plans), limits.NewQueue(cfg.Upstream.MaxConcurrent)
 	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, allowed, queue, m, log)
 	api := httpapi.New(httpapi.Config{
 		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, QueueWait: cfg.Upstream.QueueWait, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), Origins: origins, ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
-	}, who, streams, client, m, log)
-	return &Gateway{cfg: cfg, log: log, metrics: m, client: client, auth: who, limits: allowed, queue: queue, relay: streams, api: api,
+	}, who, streams, calls, watched, client, m, log)
+	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, batches: watched, client: client, auth: who, limits: allowed, queue: queue, relay: streams, api: api,
 		cert: cert, demo: o.Demo, plans: maps.Clone(cfg.Plans)}, nil
 }
 
@@ -104,7 +125,7 @@ const lastWords = 5 * time.Second
 
 // Run serves until the context is over or a listener fails, and stops in order: not ready and no new streams; open
 // streams go on while server.drain lasts and are read and resumed meanwhile; then the rest end with an error event;
-// then the ports close.
+// then the ports close, and the store.
 func (g *Gateway) Run(ctx context.Context) error {
 	if g.public == nil {
 		if err := g.Listen(); err != nil {
@@ -113,6 +134,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.servers = [2]*http.Server{g.publicServer(), g.server(g.api.Admin())}
 	g.auth.Start()
+	background, stopBackground := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { g.callbacks.Run(background) })
+	running.Go(func() { g.batches.Run(background) })
 	failed := make(chan error, len(g.servers))
 	go func() { failed <- g.servers[0].Serve(g.public) }()
 	go func() { failed <- g.servers[1].Serve(g.admin) }()
@@ -126,7 +151,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case err = <-failed:
 		g.log.Error("a listener failed", "error", err)
 	}
-	return errors.Join(err, g.stop())
+	err = errors.Join(err, g.stop())
+	stopBackground() // last, so that the ends of drained streams are told now
+	running.Wait()
+	g.store.Close()
+	g.log.Info("stopped")
+	return err
 }
 
 func (g *Gateway) stop() error {
@@ -153,6 +183,5 @@ func (g *Gateway) stop() error {
 	g.servers[1].Close()
 	g.auth.Close()
 	g.client.CloseIdle()
-	g.log.Info("stopped")
 	return err
 }

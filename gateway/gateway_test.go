@@ -81,6 +81,7 @@ func openHouseWith(t testing.TB, o gateway.Options, claude http.Handler, changes
 	cfg.Upstream.BaseURL, cfg.Upstream.APIKey = h.upstream.server.URL, upstreamKey
 	cfg.Auth.Keys = []gateway.Key{{ID: "alice", Key: aliceKey, Plan: "default"}, {ID: "bob", Key: bobKey, Plan: "default"}}
 	cfg.Plans = map[string]limits.Plan{"default": {}}
+	cfg.Store.Dir = t.TempDir()
 	for _, change := range changes {
 		change(&cfg)
 	}

@@ -122,7 +122,7 @@ func (letters) Read(p []byte) (int, error) {
 func TestUnknownRoutesAndMethodsAreAnsweredInShape(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, saying(1))
-	for _, path := range []string{"/v1", "/v1/", "/nothing", "/v1/messages/batches", "/v1/messages/batches/b/results", "/v1/files", "/v1/complete", "/v1/organizations/users", "/v1/messages/", "/v1/streams/a/b", "/metrics", "/healthz", "/debug/pprof/", "/favicon.ico"} {
+	for _, path := range []string{"/v1", "/v1/", "/nothing", "/v1/messages/batches/", "/v1/messages/batches/b/nothing", "/v1/files", "/v1/complete", "/v1/organizations/users", "/v1/messages/", "/v1/streams/a/b", "/metrics", "/healthz", "/debug/pprof/", "/favicon.ico"} {
 		h.do("GET", path, "").refused(404, "not_found_error")
 		h.do("POST", path, "{}").refused(404, "not_found_error")
 	}

@@ -42,6 +42,9 @@ var outcomes = map[string]string{
 	"500":                   "500 api_error",
 	"401":                   "502 api_error",
 	"json-200":              "502 api_error",
+	"expire":                "end_turn", // these three are of batches
+	"expire-once":           "end_turn",
+	"batch-time=50":         "end_turn",
 }
 
 // quickly shortens what a test would wait for: the death of an upstream that says nothing. A machine that is busy can be

@@ -11,8 +11,12 @@ import (
 )
 
 // Listen opens both ports. Run does it where it has not been done.
-func (g *Gateway) Listen() error {
-	var err error
+func (g *Gateway) Listen() (err error) {
+	defer func() {
+		if err != nil {
+			g.store.Close()
+		}
+	}()
 	if g.public, err = net.Listen("tcp", g.cfg.Server.Listen); err != nil {
 		return fmt.Errorf("server.listen: %w", err)
 	}

@@ -106,6 +106,11 @@ func needRestart(running, cfg Config) (keys []string) {
 		{"relay.abandon_after", r.AbandonAfter != cfg.Relay.AbandonAfter},
 		{"relay.retention", r.Retention != cfg.Relay.Retention},
 		{"relay.memory", r.Memory != cfg.Relay.Memory},
+		{"store.dir", running.Store.Dir != cfg.Store.Dir},
+		{"store.nats_url", running.Store.NatsURL != cfg.Store.NatsURL},
+		{"callbacks.secrets", !slices.Equal(running.Callbacks.Secrets, cfg.Callbacks.Secrets)},
+		{"callbacks.allow_hosts", !slices.Equal(running.Callbacks.AllowHosts, cfg.Callbacks.AllowHosts)},
+		{"callbacks.allow_private", running.Callbacks.AllowPrivate != cfg.Callbacks.AllowPrivate},
 		{"log", running.Log != cfg.Log},
 	} {
 		if k.differs {

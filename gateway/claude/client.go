@@ -95,7 +95,8 @@ type Request struct {
 	Path   string
 	Header http.Header
 	Body   []byte
-	Place  Place // nil: it needs none
+	Place  Place         // nil: it needs none
+	Upload io.ReadCloser // instead of Body, for Transfer: read once, to its end; its error breaks the request off
 }
 
 // Place is a request's place at the upstream: each attempt needs one, as long as its answer lasts.

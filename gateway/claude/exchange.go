@@ -34,18 +34,7 @@ func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
 	for attempt := 0; ; attempt++ {
 		resp, err := c.send(ctx, req)
 		if err == nil {
-			if err = checkEncoding(resp); err != nil {
-				resp.Body.Close()
-			} else {
-				s := &source{body: resp.Body}
-				if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "application/json" || resp.Header.Get("Content-Encoding") != "" {
-					resp.Header.Del("Content-Encoding")
-					resp.Header.Del("Content-Length") // of what it says, not of what was sent, only the end will tell
-					resp.ContentLength = -1
-				} else {
-					s.sniffed = true // a file that was asked for may be gzip itself
-				}
-				resp.Body = &answer{source: s, body: resp.Body, ctx: ctx, cancel: func() { cancel(); release() }}
+			if err = decoded(ctx, resp, func() { cancel(); release() }); err == nil {
 				answered = true
 				return resp, nil
 			}
@@ -57,6 +46,25 @@ func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
 		}
 		release = next
 	}
+}
+
+// decoded makes the answer's body one that is decompressed and bound to ctx; closing it calls cancel. Where it fails the
+// body is closed.
+func decoded(ctx context.Context, resp *http.Response, cancel func()) error {
+	if err := checkEncoding(resp); err != nil {
+		resp.Body.Close()
+		return err
+	}
+	s := &source{body: resp.Body}
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "application/json" || resp.Header.Get("Content-Encoding") != "" {
+		resp.Header.Del("Content-Encoding")
+		resp.Header.Del("Content-Length") // of what it says, not of what was sent, only the end will tell
+		resp.ContentLength = -1
+	} else {
+		s.sniffed = true // a file that was asked for may be gzip itself
+	}
+	resp.Body = &answer{source: s, body: resp.Body, ctx: ctx, cancel: cancel}
+	return nil
 }
 
 // answer is the body of a call that is not a stream: decompressed, and bound to the call's timeout and place.
@@ -139,6 +147,9 @@ func (c *Client) send(ctx context.Context, req Request) (*http.Response, error) 
 	defer up.forget()
 	if len(req.Body) > 0 {
 		r.Body, r.GetBody, r.ContentLength = up.reader(), func() (io.ReadCloser, error) { return up.reader(), nil }, int64(len(req.Body))
+	}
+	if req.Upload != nil {
+		r.Body, r.ContentLength = req.Upload, -1
 	}
 	for name, values := range req.Header {
 		r.Header[http.CanonicalHeaderKey(name)] = values

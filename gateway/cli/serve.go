@@ -106,6 +106,9 @@ func key(env Environment, args []string) int {
 // demoKey is for SDKs that insist on a key. The page needs none.
 const demoKey = "sluice-demo"
 
+// demoBatchTime lets a Message Batch be seen while it is processed, and end while somebody still looks.
+const demoBatchTime = 20 * time.Second
+
 // portsTried is how many ports after the wanted one the demo looks at.
 const portsTried = 50
 
@@ -123,11 +126,19 @@ func demo(env Environment, args []string) int {
 		fmt.Fprintln(env.Stderr, "sluice:", err)
 		return exitFailed
 	}
-	upstream := &http.Server{Handler: simulator.New(simulator.Options{Pace: simulator.Human}), ReadHeaderTimeout: 10 * time.Second}
+	upstream := &http.Server{Handler: simulator.New(simulator.Options{Pace: simulator.Human, BatchTime: demoBatchTime}), ReadHeaderTimeout: 10 * time.Second}
 	go upstream.Serve(claude)
 	defer upstream.Close()
 
+	kept, err := os.MkdirTemp("", "sluice-demo-")
+	if err != nil {
+		fmt.Fprintln(env.Stderr, "sluice:", err)
+		return exitFailed
+	}
+	defer os.RemoveAll(kept)
+
 	cfg := gateway.Defaults()
+	cfg.Store.Dir = kept // a demo leaves nothing behind
 	cfg.Upstream.BaseURL = "http://" + claude.Addr().String()
 	cfg.Upstream.APIKey = "simulated"
 	cfg.Plans = map[string]limits.Plan{"default": {ConcurrentStreams: 1000}}

@@ -16,6 +16,8 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/batches"
+	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
 	"sluice/gateway/metrics"
 	"sluice/gateway/relay"
@@ -43,12 +45,15 @@ type API struct {
 	cfg      Config
 	auth     *auth.Auth
 	relay    *relay.Relay
+	calls    *callbacks.Callbacks
+	batches  *batches.Batches
 	client   *claude.Client
 	metrics  *metrics.Metrics
 	log      *slog.Logger
 	echo     *echo.Echo
 	origins  atomic.Pointer[Origins]
 	draining atomic.Bool
+	drain    chan struct{} // closed by Drain
 
 	mu     sync.Mutex
 	taken  map[*rawConn]struct{} // connections that were taken from net/http, with a viewer on each
@@ -59,8 +64,8 @@ type API struct {
 }
 
 // New builds the routes.
-func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
-	api := &API{cfg: cfg, auth: a, relay: r, client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
+func New(cfg Config, a *auth.Auth, r *relay.Relay, calls *callbacks.Callbacks, b *batches.Batches, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
+	api := &API{cfg: cfg, auth: a, relay: r, calls: calls, batches: b, drain: make(chan struct{}), client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
 	api.SetOrigins(cfg.Origins)
 	e := api.echo
 	e.HideBanner, e.HidePort = true, true
@@ -79,6 +84,16 @@ func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *met
 	e.POST("/v1/messages/count_tokens", api.forwardJSON)
 	get("/v1/models", api.forwardJSON)
 	get("/v1/models/:id", api.forwardJSON)
+	e.POST("/v1/messages/batches", api.postBatches)
+	get("/v1/messages/batches", api.listBatches)
+	get("/v1/messages/batches/:id", api.getBatch)
+	e.DELETE("/v1/messages/batches/:id", api.deleteBatch)
+	get("/v1/messages/batches/:id/results", api.batchResults)
+	e.POST("/v1/messages/batches/:id/cancel", api.cancelBatch)
+	get("/v1/messages/batches/:id/events", api.batchEvents)
+	get("/v1/callbacks", api.listCallbacks)
+	get("/v1/callbacks/secret", api.callbackSecret)
+	e.POST("/v1/callbacks/:id/redeliver", api.redeliver)
 	for _, path := range cfg.ForwardPaths {
 		e.Any(path, api.forwardAny)
 		e.Any(path+"/*", api.forwardAny)
@@ -100,8 +115,12 @@ func (a *API) ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// Drain makes readyz say no. Refusing new streams is the relay's part.
-func (a *API) Drain() { a.draining.Store(true) }
+// Drain makes readyz say no, and ends the readers of batches, which may take a day. Refusing new streams is the relay's part.
+func (a *API) Drain() {
+	if !a.draining.Swap(true) {
+		close(a.drain)
+	}
+}
 
 // keep remembers a connection that was taken from net/http, and closes it if that came too late.
 func (a *API) keep(conn *rawConn) {
@@ -194,6 +213,15 @@ func (a *API) identify(c echo.Context) (auth.Identity, error) {
 		if a.origins.Load().safe.Check(c.Request()) != nil {
 			err = refuse(http.StatusForbidden, claude.Permission, "This page's origin may not call the gateway with credentials that the browser adds by itself.")
 		}
+	}
+	return id, err
+}
+
+// identifyOwner is identify for what is kept for its owner: the anonymous own nothing.
+func (a *API) identifyOwner(c echo.Context) (auth.Identity, error) {
+	id, err := a.identify(c)
+	if err == nil && id.Owner == "" {
+		err = auth.ErrNoCredentials
 	}
 	return id, err
 }

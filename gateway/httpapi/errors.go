@@ -12,9 +12,12 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/batches"
+	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
 	"sluice/gateway/limits"
 	"sluice/gateway/relay"
+	"sluice/gateway/store"
 )
 
 // statusGone is what a request whose client has left is counted as; nobody receives it.
@@ -53,6 +56,7 @@ func describe(err error) failure {
 		outside  *limits.Outside
 		routing  *echo.HTTPError
 		tooLarge *http.MaxBytesError
+		noURL    *callbacks.InvalidURLError
 	)
 	switch {
 	case errors.As(err, &upstream):
@@ -100,6 +104,14 @@ func describe(err error) failure {
 		return failure{status: http.StatusUnauthorized, kind: claude.Authentication, message: err.Error(), auth: "ticket"}
 	case errors.Is(err, relay.ErrNotFound):
 		return failure{status: http.StatusNotFound, kind: claude.NotFound, message: "There is no such stream."}
+	case errors.Is(err, batches.ErrNotFound):
+		return failure{status: http.StatusNotFound, kind: claude.NotFound, message: "There is no such batch."}
+	case errors.Is(err, callbacks.ErrNotFound):
+		return failure{status: http.StatusNotFound, kind: claude.NotFound, message: "There is no such callback."}
+	case errors.As(err, &noURL):
+		return failure{status: http.StatusBadRequest, kind: claude.InvalidRequest, message: noURL.Error()}
+	case errors.Is(err, store.ErrFull), errors.Is(err, store.ErrUnavailable):
+		return failure{status: http.StatusServiceUnavailable, kind: claude.APIError, message: "The gateway cannot store anything at the moment; try again shortly."}.after(retrySoon)
 	case errors.Is(err, relay.ErrKeyReused):
 		return failure{status: http.StatusUnprocessableEntity, kind: claude.InvalidRequest, message: "This Idempotency-Key was used with another request."}
 	case errors.Is(err, relay.ErrDraining):

@@ -116,28 +116,45 @@ func (a *API) listStreams(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	limit := defaultLimit
-	if v := c.QueryParam("limit"); v != "" {
-		if limit, err = strconv.Atoi(v); err != nil || limit < 1 || limit > maxLimit {
-			return refuse(http.StatusBadRequest, claude.InvalidRequest, "limit: Input should be a whole number from 1 to %d.", maxLimit)
-		}
+	limit, err := limitOf(c)
+	if err != nil {
+		return err
 	}
 	streams, more, err := a.relay.List(id.Owner, c.QueryParam("after_id"), limit)
 	if err != nil {
 		return err
 	}
+	objects := make([]json.RawMessage, len(streams))
+	for i, s := range streams {
+		objects[i] = a.object(c, id, s.Snapshot(false))
+	}
+	writeList(c, objects, more, func(i int) string { return streams[i].ID })
+	return nil
+}
+
+func limitOf(c echo.Context) (int, error) {
+	v := c.QueryParam("limit")
+	if v == "" {
+		return defaultLimit, nil
+	}
+	limit, err := strconv.Atoi(v)
+	if err != nil || limit < 1 || limit > maxLimit {
+		return 0, refuse(http.StatusBadRequest, claude.InvalidRequest, "limit: Input should be a whole number from 1 to %d.", maxLimit)
+	}
+	return limit, nil
+}
+
+// writeList answers with one page of a list; id is that of its ith object.
+func writeList(c echo.Context, objects []json.RawMessage, more bool, id func(i int) string) {
 	page := struct {
 		Data    []json.RawMessage `json:"data"`
 		HasMore bool              `json:"has_more"`
 		FirstID *string           `json:"first_id"`
 		LastID  *string           `json:"last_id"`
-	}{Data: []json.RawMessage{}, HasMore: more}
-	for _, s := range streams {
-		page.Data = append(page.Data, a.object(c, id, s.Snapshot(false)))
-	}
-	if len(streams) > 0 {
-		page.FirstID, page.LastID = &streams[0].ID, &streams[len(streams)-1].ID
+	}{Data: append([]json.RawMessage{}, objects...), HasMore: more} // [] where there is none, never null
+	if n := len(objects); n > 0 {
+		first, last := id(0), id(n-1)
+		page.FirstID, page.LastID = &first, &last
 	}
 	writeJSON(c, http.StatusOK, marshal(page))
-	return nil
 }

@@ -49,6 +49,10 @@ type Metrics struct {
 	configReloads    *prometheus.CounterVec
 	configGood       prometheus.Gauge
 	configGoodAt     prometheus.Gauge
+	callbacks        *prometheus.CounterVec
+	callbackAttempts prometheus.Histogram
+	batches          *prometheus.GaugeVec
+	batchPolls       *prometheus.CounterVec
 
 	mu     sync.Mutex
 	models map[string]bool
@@ -107,6 +111,12 @@ func New(version string) *Metrics {
 	m.configGoodAt = gauge("config_last_reload_success_timestamp_seconds", "When the configuration in force was read.")
 	m.configGood.Set(1)
 	m.configGoodAt.SetToCurrentTime()
+	m.callbacks = counters("callbacks_total", "Attempts at callbacks, by outcome: delivered, retried, failed (given up).", "outcome")
+	m.callbackAttempts = prometheus.NewHistogram(histogram("callback_attempts", "Attempts that a callback took until it was delivered or given up.",
+		[]float64{1, 2, 3, 5, 10, 15, 20, 30}))
+	m.batches = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sluice", Name: "batches", Help: "Message Batches that are watched, by status."}, []string{"status"})
+	r.MustRegister(m.callbackAttempts, m.batches)
+	m.batchPolls = counters("batch_polls_total", "Questions to the upstream about unfinished batches, by outcome: changed, unchanged, failed, lost.", "outcome")
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sluice", Name: "build_info", Help: "1, labelled with the version."}, []string{"version"})
 	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info.WithLabelValues(version).Set(1)
@@ -311,6 +321,42 @@ func (m *Metrics) ConfigReloaded(applied bool) {
 	default:
 		m.configReloads.WithLabelValues(reloadRefused).Inc()
 		m.configGood.Set(0)
+	}
+}
+
+// CallbackRetried counts an attempt at a callback that failed and will be repeated.
+func (m *Metrics) CallbackRetried() {
+	if m != nil {
+		m.callbacks.WithLabelValues("retried").Inc()
+	}
+}
+
+// CallbackEnded counts the last attempt at a callback, delivered or failed, and how many it took.
+func (m *Metrics) CallbackEnded(outcome string, attempts int) {
+	if m != nil {
+		m.callbacks.WithLabelValues(outcome).Inc()
+		m.callbackAttempts.Observe(float64(attempts))
+	}
+}
+
+// Batches moves the number of watched batches of a status by delta. A status that the API did not have when this was
+// written counts as other.
+func (m *Metrics) Batches(status string, delta int) {
+	if m == nil {
+		return
+	}
+	switch status {
+	case "in_progress", "canceling", "ended":
+	default:
+		status = "other"
+	}
+	m.batches.WithLabelValues(status).Add(float64(delta))
+}
+
+// BatchPolled counts a question to the upstream about an unfinished batch: changed, unchanged, failed or lost.
+func (m *Metrics) BatchPolled(outcome string) {
+	if m != nil {
+		m.batchPolls.WithLabelValues(outcome).Inc()
 	}
 }
 

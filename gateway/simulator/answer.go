@@ -85,7 +85,7 @@ func (x *exchange) newAnswer(q *request, p plan) *answer {
 	}
 	if q.cached != "" {
 		a.usage.InputTokens -= q.cachedSize
-		if x.simulator.count("cache\n"+q.cached) == 1 {
+		if x.count("cache\n"+q.cached) == 1 {
 			a.usage.CacheCreationInputTokens = q.cachedSize
 			a.usage.CacheCreation.FiveMinutes = q.cachedSize
 		} else {

@@ -8,15 +8,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// bodyLimit is the API's bound for Messages and count_tokens.
-const bodyLimit = 32_000_000
+// The API's bounds for a body: of a Message Batch, and of everything else.
+const (
+	bodyLimit      = 32_000_000
+	batchBodyLimit = 256_000_000
+)
 
 var (
 	// errGone: nobody is there any more to be answered.
@@ -54,6 +59,7 @@ type exchange struct {
 	random    *rand.Rand
 	requestID string
 	pace      Pace
+	count     func(key string) int // how often key has come up, this time included
 }
 
 func newExchange(s *Simulator, w http.ResponseWriter, r *http.Request, number uint64) *exchange {
@@ -63,6 +69,7 @@ func newExchange(s *Simulator, w http.ResponseWriter, r *http.Request, number ui
 		number:  number,
 		random:  rand.New(rand.NewPCG(s.options.Seed, number)),
 		pace:    s.options.Pace,
+		count:   s.count,
 	}
 	x.requestID = x.id("req_011C")
 	return x
@@ -84,22 +91,17 @@ func (x *exchange) route() error {
 	header.Set("Request-Id", x.requestID)
 	header.Set("Anthropic-Organization-Id", "00000000-0000-4000-8000-51a51a51a51a")
 
-	method, answer := http.MethodGet, x.models
-	path := x.r.URL.Path
-	id, isModel := strings.CutPrefix(path, "/v1/models/")
-	switch {
-	case path == "/v1/messages":
-		method, answer = http.MethodPost, x.messages
-	case path == "/v1/messages/count_tokens":
-		method, answer = http.MethodPost, x.countTokens
-	case path == "/v1/models":
-	case isModel && id != "" && !strings.Contains(id, "/"):
-		answer = func() error { return x.model(id) }
-	default:
+	methods := x.methods(x.r.URL.Path)
+	if methods == nil {
 		return newAPIError(http.StatusNotFound, "not_found_error", "Not found")
 	}
-	if got := x.r.Method; got != method && !(got == http.MethodHead && method == http.MethodGet) {
-		header.Set("Allow", method)
+	method := x.r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	answer := methods[method]
+	if answer == nil {
+		header.Set("Allow", strings.Join(slices.Sorted(maps.Keys(methods)), ", "))
 		return newAPIError(http.StatusMethodNotAllowed, "invalid_request_error", "Method Not Allowed")
 	}
 	if err := x.authenticate(); err != nil {
@@ -109,6 +111,27 @@ func (x *exchange) route() error {
 		return invalid("anthropic-version: header is required")
 	}
 	return answer()
+}
+
+// methods says who answers which method at a path; nil where there is nothing.
+func (x *exchange) methods(path string) map[string]func() error {
+	switch path {
+	case "/v1/messages":
+		return map[string]func() error{http.MethodPost: x.messages}
+	case "/v1/messages/count_tokens":
+		return map[string]func() error{http.MethodPost: x.countTokens}
+	case "/v1/messages/batches":
+		return map[string]func() error{http.MethodPost: x.createBatch, http.MethodGet: x.listBatches}
+	case "/v1/models":
+		return map[string]func() error{http.MethodGet: x.models}
+	}
+	if id, ok := strings.CutPrefix(path, "/v1/models/"); ok && id != "" && !strings.Contains(id, "/") {
+		return map[string]func() error{http.MethodGet: func() error { return x.model(id) }}
+	}
+	if rest, ok := strings.CutPrefix(path, "/v1/messages/batches/"); ok {
+		return x.batchMethods(rest)
+	}
+	return nil
 }
 
 func (x *exchange) authenticate() error {
@@ -131,12 +154,12 @@ func (x *exchange) authenticate() error {
 }
 
 // body reads the request to its end, without which the server would not notice that the client leaves.
-func (x *exchange) body() ([]byte, error) {
+func (x *exchange) body(limit int64) ([]byte, error) {
 	tooLarge := newAPIError(http.StatusRequestEntityTooLarge, "request_too_large", "Request exceeds the maximum size")
-	if x.r.ContentLength > bodyLimit {
+	if x.r.ContentLength > limit {
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, bodyLimit))
+	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, limit))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, tooLarge
 	}

@@ -11,7 +11,9 @@ import (
 
 // Fault is one way to misbehave, asked for by "fault:NAME" or "fault:NAME=N" in the last user message, or by the
 // request header "Simulate: NAME" or "Simulate: NAME=N". Several may be asked for at once, the header's first; where
-// two of them set the same thing the later one wins. Faults touch POST /v1/messages alone.
+// two of them set the same thing the later one wins. Faults touch POST /v1/messages, and the items of a Message Batch,
+// each by the words in its own prompt: there a fault that refuses or breaks an answer makes the item "errored", and one
+// that only delays or garbles the wire does nothing.
 type Fault struct {
 	Name string `json:"name"`
 	Does string `json:"does"`
@@ -83,6 +85,12 @@ var faults = []Fault{
 		}},
 	{Name: "json-200", Does: "200 with a whole Message as application/json though a stream was asked for",
 		arrange: func(p *plan, _ int) { p.notStreamed = true }},
+	{Name: "expire", Does: "in a batch: this item expires",
+		arrange: func(p *plan, _ int) { p.expires = true }},
+	{Name: "expire-once", Does: "in a batch: the first items with this prompt expire, then one is answered", Argument: "items that expire (1)", normal: 1, once: true,
+		arrange: func(p *plan, _ int) { p.expires = true }},
+	{Name: "batch-time", Does: "in a batch: all of it takes this long (the longest time counts)", Argument: "ms (60000)", normal: 60_000,
+		arrange: func(p *plan, ms int) { p.batchTime = milliseconds(ms) }},
 }
 
 const (
@@ -105,7 +113,7 @@ const (
 	endEarly                 // a clean end of the body, too soon
 )
 
-// never is a number of deltas that is not reached.
+// never is a number of deltas, or a time, that is not reached.
 const never = -1
 
 // plan is what the faults of one request add up to.
@@ -123,6 +131,8 @@ type plan struct {
 	ending      ending
 	after       int           // deltas before the ending
 	pingEvery   time.Duration // while stalled; zero is silence
+	expires     bool          // of an item in a batch
+	batchTime   time.Duration // of the batch it is in; never: it does not say
 }
 
 // page is a response that is not the API's.
@@ -140,7 +150,7 @@ const argumentLimit = 86_400_000
 // newPlan reads which faults are asked for. A name that is not in the table is an error, so that no test passes
 // because of a typing mistake. times counts how often a text came up, this time included.
 func newPlan(header, prompt string, times func(text string) int) (plan, error) {
-	p := plan{after: never}
+	p := plan{after: never, batchTime: never}
 	words := faultWord.FindAllStringSubmatch(prompt, -1)
 	if header != "" {
 		name, argument, _ := strings.Cut(strings.TrimSpace(header), "=")

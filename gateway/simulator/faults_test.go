@@ -154,6 +154,36 @@ var faultChecks = map[string]func(t *testing.T){
 		refused(t, serve(t, New(Options{}), "POST", "/v1/messages", ask("fault:401", nil)), 401, "authentication_error")
 	},
 	"json-200": func(t *testing.T) { isPage(t, "fault:json-200", 200, "application/json", `{"model":`) },
+	"expire": func(t *testing.T) {
+		s := New(Options{})
+		for range 2 {
+			if got := outcomes(t, s, create(t, s, "hello", "fault:expire").ID); got != "a:succeeded b:expired" {
+				t.Error(got)
+			}
+		}
+	},
+	"expire-once": func(t *testing.T) {
+		s := New(Options{})
+		for _, want := range []string{"a:expired", "a:succeeded"} {
+			if got := outcomes(t, s, create(t, s, "fault:expire-once").ID); got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+	},
+	"batch-time": func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := New(Options{BatchTime: time.Hour})
+			b := create(t, s, "fault:batch-time=9000", "hello", "fault:batch-time=1500")
+			time.Sleep(8999 * time.Millisecond)
+			if got := look(t, s, b.ID).ProcessingStatus; got != "in_progress" {
+				t.Errorf("%s before its time", got)
+			}
+			time.Sleep(time.Millisecond)
+			if got := look(t, s, b.ID).ProcessingStatus; got != "ended" {
+				t.Errorf("%s when its time is over", got)
+			}
+		})
+	},
 }
 
 func TestEveryFaultDoesWhatTheTableSays(t *testing.T) {

@@ -11,7 +11,7 @@ const eventStream = "text/event-stream; charset=utf-8"
 
 // countTokens answers POST /v1/messages/count_tokens.
 func (x *exchange) countTokens() error {
-	body, err := x.body()
+	body, err := x.body(bodyLimit)
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func (x *exchange) countTokens() error {
 
 // messages answers POST /v1/messages.
 func (x *exchange) messages() error {
-	body, err := x.body()
+	body, err := x.body(bodyLimit)
 	if err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func (x *exchange) messages() error {
 	if err != nil {
 		return err
 	}
-	p, err := newPlan(x.r.Header.Get("Simulate"), q.prompt, x.simulator.count)
+	p, err := newPlan(x.r.Header.Get("Simulate"), q.prompt, x.count)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package simulator
 import (
 	"net/http"
 	"slices"
-	"strconv"
 )
 
 type modelInfo struct {
@@ -25,46 +24,14 @@ var catalogue = []modelInfo{
 	{"model", "claude-sonnet-4-5-20250929", "Claude Sonnet 4.5", "2025-09-29T00:00:00Z", 200_000, 64_000, "active"},
 }
 
-type modelList struct {
-	Data    []modelInfo `json:"data"`
-	HasMore bool        `json:"has_more"`
-	FirstID *string     `json:"first_id"`
-	LastID  *string     `json:"last_id"`
-}
-
-// models answers GET /v1/models. has_more speaks of the direction in which is being paged.
+// models answers GET /v1/models.
 func (x *exchange) models() error {
-	query := x.r.URL.Query()
-	limit := 20
-	if given := query.Get("limit"); given != "" {
-		n, err := strconv.Atoi(given)
-		if err != nil || n < 1 || n > 1000 {
-			return invalid("limit: Input should be an integer from 1 to 1000")
-		}
-		limit = n
+	id := func(m modelInfo) string { return m.ID }
+	models, more, err := pageOf(x.r.URL.Query(), catalogue, id)
+	if err != nil {
+		return err
 	}
-	after, before := query.Get("after_id"), query.Get("before_id")
-	if after != "" && before != "" {
-		return invalid("after_id and before_id cannot be used together")
-	}
-	list, all := modelList{Data: []modelInfo{}}, catalogue
-	at := slices.IndexFunc(all, func(m modelInfo) bool { return m.ID == after+before })
-	switch {
-	case after+before != "" && at < 0:
-		return invalid("There is no model `%s` to page from", after+before)
-	case before != "":
-		all = all[:at]
-		first := max(0, len(all)-limit)
-		list.Data, list.HasMore = all[first:], first > 0
-	default:
-		all = all[at+1:]
-		n := min(limit, len(all))
-		list.Data, list.HasMore = all[:n], n < len(all)
-	}
-	if n := len(list.Data); n > 0 {
-		list.FirstID, list.LastID = &list.Data[0].ID, &list.Data[n-1].ID
-	}
-	return x.json(http.StatusOK, list)
+	return x.json(http.StatusOK, newListing(models, more, id))
 }
 
 // model answers GET /v1/models/{id}, for every model that messages may be sent to.

@@ -65,7 +65,11 @@ func TestUnknownRoutesAndMethodsAreRefused(t *testing.T) {
 	}{
 		{"GET", "/", 404, "not_found_error"},
 		{"POST", "/v1/messages/", 404, "not_found_error"},
-		{"POST", "/v1/messages/batches", 404, "not_found_error"},
+		{"POST", "/v1/messages/batches/", 404, "not_found_error"},
+		{"GET", "/v1/messages/batches/msgbatch_1/other", 404, "not_found_error"},
+		{"GET", "/v1/messages/batches/msgbatch_1", 404, "not_found_error"},
+		{"PUT", "/v1/messages/batches", 405, "invalid_request_error"},
+		{"GET", "/v1/messages/batches/msgbatch_1/cancel", 405, "invalid_request_error"},
 		{"GET", "/v1/models/", 404, "not_found_error"},
 		{"GET", "/v1/models/claude-x/y", 404, "not_found_error"},
 		{"GET", "/v1/models/gpt-1", 404, "not_found_error"},
@@ -139,7 +143,7 @@ func TestModelsArePagedBothWays(t *testing.T) {
 	page := func(query string) (ids []string, more bool) {
 		t.Helper()
 		w := serve(t, s, "GET", "/v1/models?beta=true&limit=2"+query, "")
-		var list modelList
+		var list listing[modelInfo]
 		if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil || w.Code != 200 {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}

@@ -6,6 +6,7 @@
 //	POST /v1/messages               a Message, or its event stream when the body says "stream": true
 //	POST /v1/messages/count_tokens  {"input_tokens": N}
 //	GET  /v1/models, /v1/models/X   a small catalogue
+//	     /v1/messages/batches…      Message Batches: create, get, list, results, cancel, delete
 //
 // and everything else with Anthropic's 404. What it says depends on the last user message: "short" and "long" set
 // the length, "think" brings a thinking block, "tool" (or a tool's name) a tool call, and "fault:NAME" or
@@ -36,6 +37,9 @@ type Options struct {
 	// in its request's number, so they never repeat within one Simulator; a test that restarts its upstream goes on
 	// counting here.
 	FirstRequest uint64
+	// BatchTime is how long a Message Batch takes, unless a prompt in it says otherwise (fault "batch-time"). Zero: it
+	// has ended when somebody asks. Nothing runs meanwhile: what a batch has come to is worked out when it is asked for.
+	BatchTime time.Duration
 }
 
 // Pace is the speed of an answer.
@@ -54,6 +58,7 @@ var Human = Pace{FirstToken: 400 * time.Millisecond, Delta: 28 * time.Millisecon
 // Simulator is the simulated API. Any number of goroutines may use it at once.
 type Simulator struct {
 	options Options
+	batches shelf
 
 	mu    sync.Mutex
 	last  uint64 // number of the newest request
