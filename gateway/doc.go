@@ -6,6 +6,7 @@
 //	  auth         who calls: keys, tickets, trusted proxies
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
 //	  limits       may they, now: requests a minute, open streams
+//	  store        what survives a crash: records, queues, large objects
 //	  claude       the Claude API: open, decode, check, accumulate      -> backoff, metrics
 //	  backoff      how long to wait
 //	  metrics      every time series

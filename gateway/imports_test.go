@@ -22,6 +22,7 @@ var arrows = map[string][]string{
 	"sluice/gateway/claude":    {"sluice/gateway/backoff", "sluice/gateway/metrics"},
 	"sluice/gateway/auth":      {},
 	"sluice/gateway/limits":    {},
+	"sluice/gateway/store":     {},
 	"sluice/gateway/metrics":   {},
 	"sluice/gateway/backoff":   {},
 	"sluice/gateway/simulator": {},
@@ -31,6 +32,7 @@ var arrows = map[string][]string{
 // libraries are the rooms that may import what others have written; its tests may, too, and more.
 var libraries = map[string][]string{
 	"github.com/labstack/echo/v4":            {"sluice/gateway/httpapi"},
+	"github.com/nats-io":                     {"sluice/gateway/store"},
 	"github.com/prometheus/client_golang":    {"sluice/gateway/metrics"},
 	"github.com/r3labs/sse/v2":               {"sluice/gateway/cli"},
 	"go.yaml.in/yaml/v3":                     {"sluice/gateway"},
