@@ -69,7 +69,19 @@ func (l *Limits) Plan(name string) (Plan, bool) {
 // costs nothing. The error is an *Exceeded, or ErrUnknownPlan. Whoever gets a Grant must see to its Release.
 //
 // An owner whose plan changes keeps its open streams and what is left of its burst.
-func (l *Limits) Admit(name, plan string) (*Grant, error) {
+func (l *Limits) Admit(name, plan string) (*Grant, error) { return l.admit(name, plan, true, true) }
+
+// Enqueue takes one request, for a stream that waits elsewhere for its time to begin, and says what is left. The error is
+// as Admit's.
+func (l *Limits) Enqueue(name, plan string) (Window, error) {
+	g, err := l.admit(name, plan, true, false)
+	return g.Window(), err
+}
+
+// Enter takes one open stream, whose request Enqueue has taken. The error is as Admit's.
+func (l *Limits) Enter(name, plan string) (*Grant, error) { return l.admit(name, plan, false, true) }
+
+func (l *Limits) admit(name, plan string, request, slot bool) (*Grant, error) {
 	p, ok := l.plans[plan]
 	if !ok {
 		return nil, ErrUnknownPlan
@@ -82,25 +94,28 @@ func (l *Limits) Admit(name, plan string) (*Grant, error) {
 	o.follow(p, now)
 
 	// Asking changes nothing, and the lock is held until all has been taken or nothing.
-	wait, slotFree := o.wait(now), p.ConcurrentStreams <= 0 || o.open < p.ConcurrentStreams
+	wait, slotFree := o.wait(now), !slot || p.ConcurrentStreams <= 0 || o.open < p.ConcurrentStreams
 	switch {
 	case !slotFree:
 		return nil, &Exceeded{
 			Limit: ConcurrentStreams, Value: p.ConcurrentStreams, Plan: plan,
 			RetryAfter: max(wait, slotWait), Window: o.window(p, now),
 		}
-	case wait > 0:
+	case request && wait > 0:
 		return nil, &Exceeded{
 			Limit: RequestsPerMinute, Value: p.RequestsPerMinute, Burst: burst(p), Plan: plan,
 			RetryAfter: wait, Window: o.window(p, now),
 		}
 	}
-	if o.bucket != nil {
+	if request && o.bucket != nil {
 		o.bucket.ReserveN(now, 1) // unlike AllowN, takes a token that is short of a sliver, and owes the sliver
 	}
-	o.open++
-	l.open++
-	return &Grant{limits: l, owner: o, window: o.window(p, now)}, nil
+	g := &Grant{limits: l, owner: o, window: o.window(p, now), released: !slot}
+	if slot {
+		o.open++
+		l.open++
+	}
+	return g, nil
 }
 
 // Open is how many slots are in use now, of all owners.
