@@ -137,6 +137,13 @@ func (m *Metrics) StreamEnded(model, outcome string) {
 	}
 }
 
+// StreamParted counts a stream that was begun, and is given back to the queue that it came from.
+func (m *Metrics) StreamParted() {
+	if m != nil {
+		m.streamsActive.Dec()
+	}
+}
+
 // ViewerAttached counts a connection that begins to read.
 func (m *Metrics) ViewerAttached() {
 	if m != nil {

@@ -17,15 +17,28 @@ func (s *Stream) account() {
 	defer s.relay.streamEnded(s)
 	s.mu.Lock()
 	log, status, failure := s.log.view(), s.status, s.failure
+	waiting, parted := s.waiting, s.parted
 	s.mu.Unlock()
 	model, usage, source := measure(log, status)
 	s.mu.Lock()
 	s.model, s.usage, s.source = model, usage, source
 	s.mu.Unlock()
 
-	s.relay.metrics.StreamEnded(model, string(status))
+	outcome := string(status)
+	switch {
+	case waiting && parted:
+		return // of which nothing is to be told
+	case waiting: // it has ended before it began
+		s.relay.metrics.StreamStarted()
+	case parted:
+		outcome = "interrupted"
+		s.relay.metrics.StreamParted()
+	}
+	if !parted {
+		s.relay.metrics.StreamEnded(model, outcome)
+	}
 	countTokens(s.relay.metrics, model, source, usage)
-	record := append([]any{"stream", s.ID, "request_id", s.RequestID(), "owner", s.Owner, "plan", s.Plan, "model", model, "outcome", status,
+	record := append([]any{"stream", s.ID, "request_id", s.RequestID(), "owner", s.Owner, "plan", s.Plan, "model", model, "outcome", outcome,
 		"events", len(log.entries), "duration", time.Since(s.Created).Round(time.Millisecond)}, tokenFields(usage, source)...)
 	if failure != nil {
 		record = append(record, "error", failure.Error())
@@ -99,11 +112,11 @@ func (s *Stream) Snapshot(message bool) Snapshot {
 		s.mu.Lock()
 	}
 	log := s.log.view()
-	n := Snapshot{ID: s.ID, Status: s.status, Model: s.model, Attempt: 1, Viewers: len(s.viewers), Usage: s.usage.Raw,
+	n := Snapshot{ID: s.ID, Status: s.status, Model: s.model, Attempt: s.attempt, Viewers: len(s.viewers), Usage: s.usage.Raw,
 		Source: s.source, Created: s.Created, EndedAt: s.endedAt}
-	if s.ended {
+	if s.ended && !s.parted {
 		n.Failure = s.failure
-		n.ExpiresAt = s.endedAt.Add(s.relay.cfg.Retention)
+		n.ExpiresAt = s.endedAt.Add(max(s.keepFor, s.relay.cfg.Retention))
 	}
 	s.mu.Unlock()
 	if n.Source == "" {

@@ -118,7 +118,20 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s = &Stream{ID: newID(), Owner: p.Owner, Plan: p.Plan, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
 		maxViewers: plan.ViewersPerStream, grant: grant, cancel: cancel, opened: make(chan struct{}), done: make(chan struct{}),
-		status: InProgress, held: 1, charged: streamOverhead + body}
+		status: InProgress, attempt: 1, held: 1, charged: streamOverhead + body}
+	r.enterLocked(s)
+	if p.IdempotencyKey != "" {
+		s.key, s.digest = key, digest
+		r.keys[key] = s
+	}
+	r.active++
+	r.metrics.StreamStarted()
+	go s.run(ctx, p.Request, p.Retry)
+	return s, false, nil
+}
+
+// enterLocked puts a stream where it can be found.
+func (r *Relay) enterLocked(s *Stream) {
 	r.takeLocked(streamOverhead)
 	r.streams[s.ID] = s
 	owned := r.owners[s.Owner]
@@ -127,15 +140,7 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 		r.owners[s.Owner] = owned
 	}
 	s.element = owned.PushBack(s)
-	if p.IdempotencyKey != "" {
-		s.key, s.digest = key, digest
-		r.keys[key] = s
-	}
-	r.active++
-	r.metrics.StreamStarted()
 	r.metrics.Logs(1)
-	go s.run(ctx, p.Request, p.Retry)
-	return s, false, nil
 }
 
 func digestOf(p Params) [32]byte {
@@ -231,11 +236,17 @@ func (r *Relay) quietLocked() {
 }
 
 // Drain refuses new streams from now on, and waits until the last stream has ended and its viewers have seen the end, or
-// the context is over.
+// the context is over. Who waits for a kept stream that has not begun is let go: it will not begin here.
 func (r *Relay) Drain(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = true
+	waiting := r.waitingLocked()
+	r.mu.Unlock()
+	for _, s := range waiting {
+		s.part()
+	}
+	r.mu.Lock()
 	for (r.active > 0 || r.viewers > 0) && ctx.Err() == nil {
 		quiet := r.quiet
 		r.mu.Unlock()
@@ -248,7 +259,7 @@ func (r *Relay) Drain(ctx context.Context) {
 }
 
 // Stop ends the streams that are left with an error event, and waits until the viewers have seen it or the context is
-// over. Drain must have been called.
+// over. Kept streams don't end: they are let go, to be run again elsewhere. Drain must have been called.
 func (r *Relay) Stop(ctx context.Context) {
 	r.mu.Lock()
 	var left []*Stream
@@ -257,7 +268,11 @@ func (r *Relay) Stop(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	for _, s := range left {
-		s.end(Failed, errStopped)
+		if s.keep != nil {
+			s.part()
+		} else {
+			s.end(Failed, errStopped)
+		}
 	}
 	r.Drain(ctx)
 	r.mu.Lock()

@@ -21,8 +21,9 @@ import (
 // Status is where a stream is in its life.
 type Status string
 
-// The states. All but InProgress are ends.
+// The states. All but Queued and InProgress are ends.
 const (
+	Queued     Status = "queued" // of kept streams only
 	InProgress Status = "in_progress"
 	Completed  Status = "completed"
 	Failed     Status = "failed"
@@ -41,8 +42,10 @@ type Stream struct {
 	Created time.Time
 
 	relay      *Relay
-	abandonIn  time.Duration // negative: never
-	maxViewers int           // 0: no limit
+	abandonIn  time.Duration     // negative: never
+	maxViewers int               // 0: no limit
+	keep       func(Ending) bool // what its end goes through before anybody sees it; nil: it is not kept
+	keepFor    time.Duration     // how long it can be read after its end; 0: as long as the relay has it
 	grant      *limits.Grant
 	cancel     context.CancelCauseFunc
 	opened     chan struct{} // closed when the first event, the refusal or the end is there
@@ -59,6 +62,10 @@ type Stream struct {
 
 	mu        sync.Mutex
 	log       eventLog
+	attempt   int
+	waiting   bool // it is announced, and has not begun
+	ending    bool // its end is being kept
+	parted    bool // it is let go without an end, which ended then does not mean
 	viewers   []*Viewer
 	lastRead  time.Time
 	requestID string // the upstream's
@@ -205,7 +212,11 @@ type appended struct {
 func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.ended || s.ending {
+		return a, nil
+	}
+	if s.keep != nil && (e.Kind == claude.MessageStop || e.Kind == claude.Failure) {
+		s.concludeLocked(lastEvent(e))
 		return a, nil
 	}
 	a.first = len(s.log.entries) == 0
@@ -308,8 +319,14 @@ func (s *Stream) end(status Status, e *claude.Error) { s.endIf(func() bool { ret
 // endIf is end if the condition holds under the lock.
 func (s *Stream) endIf(holds func() bool, status Status, e *claude.Error) {
 	s.mu.Lock()
-	if s.ended || !holds() {
+	if s.ended || s.ending || !holds() {
 		s.mu.Unlock()
+		return
+	}
+	if s.keep != nil {
+		s.concludeLocked(last{status, e, []byte("error"), e.Event(s.requestID), time.Now()})
+		s.mu.Unlock()
+		s.cancel(errEnded)
 		return
 	}
 	first := len(s.log.entries) == 0
