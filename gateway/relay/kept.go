@@ -92,7 +92,7 @@ type Beginning struct {
 	Retry   claude.Retry
 }
 
-// ErrOver is a kept stream that can't begin: it has ended, or its end is being kept.
+// ErrOver is a kept stream that can't begin: it goes on, or its end is being kept, or it has ended.
 var ErrOver = errors.New("the stream is over")
 
 // Begin opens the upstream of an announced stream, and returns when the first event is in the log, or the stream has
@@ -123,9 +123,13 @@ func (s *Stream) Begin(b Beginning) error {
 	b.Grant.Release()
 	r.metrics.StreamParted()
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.active--
 	r.quietLocked()
+	draining := r.draining
+	r.mu.Unlock()
+	if draining {
+		s.part()
+	}
 	return err
 }
 
@@ -136,7 +140,7 @@ func (s *Stream) enter(b Beginning, cancel context.CancelCauseFunc, body int64) 
 	defer r.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended || s.ending || r.draining {
+	if !s.waiting || s.ended || s.ending || r.draining {
 		r.releaseLocked(body)
 		if r.draining {
 			return ErrDraining
@@ -146,9 +150,31 @@ func (s *Stream) enter(b Beginning, cancel context.CancelCauseFunc, body int64) 
 	s.waiting, s.status, s.grant, s.cancel = false, InProgress, b.Grant, cancel
 	s.attemptLocked(b.Attempt)
 	s.charged += body
+	s.begun = time.Now()
 	r.active++
 	r.metrics.StreamStarted()
 	return nil
+}
+
+// KeptOnes is the kept streams that have not ended.
+func (r *Relay) KeptOnes() (kept []*Stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.streams {
+		s.mu.Lock()
+		if s.keep != nil && !s.ended {
+			kept = append(kept, s)
+		}
+		s.mu.Unlock()
+	}
+	return kept
+}
+
+// Waiting reports whether the stream is announced, and has not begun in this process.
+func (s *Stream) Waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting && !s.ended
 }
 
 // Fail ends a stream that can't begin.

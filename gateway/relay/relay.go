@@ -132,6 +132,7 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 
 // enterLocked puts a stream where it can be found.
 func (r *Relay) enterLocked(s *Stream) {
+	s.begun = s.Created
 	r.takeLocked(streamOverhead)
 	r.streams[s.ID] = s
 	owned := r.owners[s.Owner]

@@ -67,6 +67,7 @@ type Stream struct {
 	ending    bool // its end is being kept
 	parted    bool // it is let go without an end, which ended then does not mean
 	viewers   []*Viewer
+	begun     time.Time // what its first events are timed from
 	lastRead  time.Time
 	requestID string // the upstream's
 	committed bool   // an answer of 2xx was sent: a refusal becomes an error event
@@ -188,10 +189,10 @@ func (s *Stream) append(e claude.Event) bool {
 		m.EventGap(a.gap)
 	}
 	if a.firstDelta {
-		m.FirstEvent(metrics.StageFirstDelta, e.Read.Sub(s.Created))
+		m.FirstEvent(metrics.StageFirstDelta, e.Read.Sub(s.begun))
 	}
 	if e.Kind == claude.MessageStart {
-		m.FirstEvent(metrics.StageMessageStart, e.Read.Sub(s.Created))
+		m.FirstEvent(metrics.StageMessageStart, e.Read.Sub(s.begun))
 	}
 	if a.grown > 0 {
 		s.relay.charge(s, a.grown)
