@@ -23,6 +23,7 @@ type Config struct {
 	Auth     Auth
 	Plans    map[string]limits.Plan // by name; Auth.DefaultPlan is always among them
 	Relay    Relay
+	Store    Store
 	Log      Log
 }
 
@@ -49,7 +50,7 @@ type Auth struct {
 	Keys           []Key // ids and keys are each unique
 	DefaultPlan    string
 	TrustedProxies []netip.Prefix // masked
-	TicketSecret   string         // empty: one is made at each start
+	TicketSecret   string         // empty: one is made and kept in the store
 }
 
 // Key is one caller's API key.
@@ -79,6 +80,12 @@ type AbandonAfter struct {
 // Never is the duration written "never". It is negative, so that it cannot be
 // mistaken for a short one: compare with it before arming a timer.
 const Never time.Duration = -1
+
+// Store is where things are kept that survive a restart.
+type Store struct {
+	Dir     string // of the embedded engine
+	NatsURL string // of a NATS server or cluster instead, several separated by commas; empty: embedded
+}
 
 // Log is what is written to standard error.
 type Log struct {
@@ -119,7 +126,8 @@ func Defaults() Config {
 			Retention:    10 * time.Minute,
 			Memory:       512_000_000,
 		},
-		Log: Log{Level: slog.LevelInfo, Format: "text"},
+		Store: Store{Dir: "data"},
+		Log:   Log{Level: slog.LevelInfo, Format: "text"},
 	}
 }
 

@@ -38,8 +38,20 @@ var badInputs = []struct {
 	{"not yet", "upstream: {queue_wait: 8s}", []string{
 		"c.yaml:1:12: upstream.queue_wait: this version does not have it; remove it",
 	}},
-	{"section not yet", "store: {dir: data}", []string{
-		"c.yaml:1:1: store: this version does not have it; remove it",
+	{"section not yet", "callbacks: {}", []string{
+		"c.yaml:1:1: callbacks: this version does not have it; remove it",
+	}},
+	{"no directory", "store: {dir: ''}", []string{
+		"c.yaml:1:9: store.dir: is empty; write a directory such as data",
+	}},
+	{"another protocol", "store: {nats_url: http://nats.internal}", []string{
+		`c.yaml:1:9: store.nats_url: "http://nats.internal" is not a URL of NATS; write it as in nats://nats.internal:4222, several separated by commas`,
+	}},
+	{"one of two is none", "store: {nats_url: 'nats://u:hunter2@a:4222,nats://:4222'}", []string{
+		"c.yaml:1:9: store.nats_url: the value names no host, or a port that is none; write it as in nats://nats.internal:4222",
+	}},
+	{"nats with a path", "store: {nats_url: nats://a/b}", []string{
+		`c.yaml:1:9: store.nats_url: "nats://a/b" has a path, a query or a fragment; write it as in nats://nats.internal:4222`,
 	}},
 	{"plan key not yet", "plans: {default: {max_tokens: 5}}", []string{
 		"c.yaml:1:19: plans.default.max_tokens: this version does not have it; remove it",

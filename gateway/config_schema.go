@@ -11,7 +11,7 @@ import (
 )
 
 // laterSections are those that a later version will have.
-var laterSections = []string{"store", "background", "callbacks"}
+var laterSections = []string{"background", "callbacks"}
 
 // schema is every key there is, with what becomes of its value.
 func (d *decoder) schema() rules {
@@ -48,6 +48,10 @@ func (d *decoder) schema() rules {
 			}),
 			"retention": d.duration(&c.Relay.Retention, time.Millisecond),
 			"memory":    d.size(&c.Relay.Memory),
+		}),
+		"store": d.section(rules{
+			"dir":      {set: d.storeDir},
+			"nats_url": {set: d.natsURL},
 		}),
 		"log": d.section(rules{
 			// UnmarshalText cannot fail: word lets only these through.

@@ -15,6 +15,7 @@ import (
 	"sluice/gateway/limits"
 	"sluice/gateway/metrics"
 	"sluice/gateway/relay"
+	"sluice/gateway/store"
 	"sluice/web"
 )
 
@@ -29,6 +30,7 @@ type Options struct {
 type Gateway struct {
 	cfg     Config
 	log     *slog.Logger
+	store   *store.Store
 	client  *claude.Client
 	relay   *relay.Relay
 	api     *httpapi.API
@@ -38,8 +40,9 @@ type Gateway struct {
 	demo    bool
 }
 
-// New builds the rooms. It opens no port and starts nothing.
-func New(cfg Config, o Options) (*Gateway, error) {
+// New opens the store and builds the rooms. It opens no port and begins no work. Run closes the store; where Run is not
+// called, Close must be.
+func New(cfg Config, o Options) (_ *Gateway, err error) {
 	log := o.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -49,6 +52,21 @@ func New(cfg Config, o Options) (*Gateway, error) {
 		Silence: cfg.Upstream.StallTimeout, Timeout: cfg.Upstream.Timeout}, m, log)
 	if err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
+	}
+	ctx := context.Background()
+	kept, err := store.Open(ctx, store.Config{Dir: cfg.Store.Dir, URL: cfg.Store.NatsURL}, log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			kept.Close()
+		}
+	}()
+	if cfg.Auth.TicketSecret == "" {
+		if cfg.Auth.TicketSecret, err = kept.Secret(ctx, "tickets"); err != nil {
+			return nil, fmt.Errorf("the ticket secret: %w", err)
+		}
 	}
 	callers := auth.Config{DefaultPlan: cfg.Auth.DefaultPlan, TrustedProxies: cfg.Auth.TrustedProxies, TicketSecret: cfg.Auth.TicketSecret}
 	for _, k := range cfg.Auth.Keys {
@@ -67,7 +85,16 @@ func New(cfg Config, o Options) (*Gateway, error) {
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
 	}, who, streams, client, m, log)
-	return &Gateway{cfg: cfg, log: log, client: client, relay: streams, api: api, demo: o.Demo}, nil
+	return &Gateway{cfg: cfg, log: log, store: kept, client: client, relay: streams, api: api, demo: o.Demo}, nil
+}
+
+// Close closes what New and Listen have opened, of a gateway that is not to run.
+func (g *Gateway) Close() {
+	if g.public != nil {
+		g.public.Close()
+		g.admin.Close()
+	}
+	g.store.Close()
 }
 
 // Listen opens both ports. Run does it where it has not been done.
@@ -100,8 +127,9 @@ const lastWords = 5 * time.Second
 
 // Run serves until the context is over or a listener fails, and stops in order: not ready and no new streams; open
 // streams go on while server.drain lasts and are read and resumed meanwhile; then the rest end with an error event;
-// then the ports close.
+// then the ports close, and the store.
 func (g *Gateway) Run(ctx context.Context) error {
+	defer g.store.Close()
 	if g.public == nil {
 		if err := g.Listen(); err != nil {
 			return err

@@ -59,6 +59,7 @@ func openHouse(t testing.TB, claude http.Handler, changes ...func(*gateway.Confi
 	cfg := gateway.Defaults()
 	cfg.Server.Listen, cfg.Server.AdminListen = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Server.Drain = 5 * time.Second
+	cfg.Store.Dir = t.TempDir()
 	cfg.Upstream.BaseURL, cfg.Upstream.APIKey = h.upstream.server.URL, upstreamKey
 	cfg.Auth.Keys = []gateway.Key{{ID: "alice", Key: aliceKey, Plan: "default"}, {ID: "bob", Key: bobKey, Plan: "default"}}
 	cfg.Plans = map[string]limits.Plan{"default": {}}
@@ -67,7 +68,9 @@ func openHouse(t testing.TB, claude http.Handler, changes ...func(*gateway.Confi
 	}
 	g, err := gateway.New(cfg, gateway.Options{Version: "test", Log: slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err == nil {
-		err = g.Listen()
+		if err = g.Listen(); err != nil {
+			g.Close()
+		}
 	}
 	if err != nil {
 		h.upstream.server.Close()

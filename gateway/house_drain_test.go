@@ -188,6 +188,7 @@ func TestListenerThatIsTakenIsAnError(t *testing.T) {
 	defer taken.Close()
 	cfg := gateway.Defaults()
 	cfg.Server.Listen, cfg.Server.AdminListen = "127.0.0.1:0", taken.Addr().String()
+	cfg.Store.Dir = t.TempDir()
 	g, err := gateway.New(cfg, gateway.Options{})
 	if err != nil {
 		t.Fatal(err)

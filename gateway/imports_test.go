@@ -16,7 +16,7 @@ import (
 var arrows = map[string][]string{
 	"sluice":                   {"sluice/gateway/cli"},
 	"sluice/gateway/cli":       {"sluice/gateway", "sluice/gateway/auth", "sluice/gateway/limits", "sluice/gateway/simulator"},
-	"sluice/gateway":           {"sluice/gateway/auth", "sluice/gateway/claude", "sluice/gateway/httpapi", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/web"},
+	"sluice/gateway":           {"sluice/gateway/auth", "sluice/gateway/claude", "sluice/gateway/httpapi", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store", "sluice/web"},
 	"sluice/gateway/httpapi":   {"sluice/gateway/auth", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay"},
 	"sluice/gateway/relay":     {"sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics"},
 	"sluice/gateway/claude":    {"sluice/gateway/backoff", "sluice/gateway/metrics"},

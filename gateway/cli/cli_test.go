@@ -125,11 +125,23 @@ func (r *running) ends(want int) {
 	}
 }
 
-// file writes a configuration.
+// file writes a configuration, whose store is the test's own.
 func file(t testing.TB, text string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "config.yaml")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.yaml")
+	text += fmt.Sprintf("\nstore: {dir: %q}\n", filepath.Join(dir, "data"))
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// foreign is a configuration whose store is among its own files.
+func foreign(t testing.TB) string {
+	t.Helper()
+	path := file(t, "auth: {keys: [{id: alice, key: sk-alice}]}")
+	if err := os.MkdirAll(filepath.Join(filepath.Dir(path), "data", "letters"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -195,6 +207,7 @@ func TestEveryEndHasItsExitCodeAndWords(t *testing.T) {
 		"version takes nothing":    {[]string{"version", "x"}, 2, "", "takes 0"},
 		"an id that is none":       {[]string{"key", "-id", "a b"}, 2, "", "-id"},
 		"health where nobody is":   {[]string{"health", "-config", file(t, "server: {admin_listen: \"127.0.0.1:1\"}\nauth: {keys: [{id: a, key: k}]}")}, 1, "", "refused"},
+		"a store's directory":      {[]string{"-config", foreign(t)}, 2, "", "is not empty and not a store of Sluice"},
 		"a demo's address":         {[]string{"demo", "-listen", "nonsense"}, 1, "", "nonsense"},
 		"a demo's port":            {[]string{"demo", "-listen", "127.0.0.1:http"}, 1, "", "should be a number"},
 		"nobody at the tailed URL": {[]string{"tail", "not a url"}, 1, "", "sluice:"},
@@ -265,12 +278,14 @@ func TestHealthAsksTheConfiguredAddress(t *testing.T) {
 }
 
 func TestDemoNeedsNothingAndSaysThatItIsOne(t *testing.T) {
-	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	begun := time.Now()
 	r := begin(t, "demo", "-listen", taken.Addr().String())
 	first := r.finds(`http://\S+`)[0] // the first URL that is printed
 	_, wanted, _ := net.SplitHostPort(taken.Addr().String())
@@ -278,6 +293,9 @@ func TestDemoNeedsNothingAndSaysThatItIsOne(t *testing.T) {
 	w, _ := strconv.Atoi(wanted)
 	if g, err := strconv.Atoi(got); err != nil || g <= w || g > w+20 {
 		t.Errorf("the page is at %s, and %s was taken", first, wanted)
+	}
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("it takes %s to start", took)
 	}
 	r.finds(`(?i)simulated|SDKs`)
 	code, page := get(t, first)
@@ -298,4 +316,7 @@ func TestDemoNeedsNothingAndSaysThatItIsOne(t *testing.T) {
 		t.Errorf("from another origin: %d", code)
 	}
 	r.ends(0)
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("it leaves %v behind, %v", left, err)
+	}
 }
