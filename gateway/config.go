@@ -18,13 +18,14 @@ import (
 // It holds secrets (the upstream's key, callers' keys, the ticket secret): show
 // people Describe, never the value itself.
 type Config struct {
-	Server   Server
-	Upstream Upstream
-	Auth     Auth
-	Plans    map[string]limits.Plan // by name; Auth.DefaultPlan is always among them
-	Relay    Relay
-	Store    Store
-	Log      Log
+	Server     Server
+	Upstream   Upstream
+	Auth       Auth
+	Plans      map[string]limits.Plan // by name; Auth.DefaultPlan is always among them
+	Relay      Relay
+	Store      Store
+	Background Background
+	Log        Log
 }
 
 // Server is where Sluice is reached.
@@ -87,6 +88,12 @@ type Store struct {
 	NatsURL string // of a NATS server or cluster instead, several separated by commas; empty: embedded
 }
 
+// Background is the streams that run without a browser.
+type Background struct {
+	Concurrency int           // how many run at once; 1 or more
+	Retention   time.Duration // how long an ended one can be read, and one may wait to be run
+}
+
 // Log is what is written to standard error.
 type Log struct {
 	Level  slog.Level
@@ -126,8 +133,9 @@ func Defaults() Config {
 			Retention:    10 * time.Minute,
 			Memory:       512_000_000,
 		},
-		Store: Store{Dir: "data"},
-		Log:   Log{Level: slog.LevelInfo, Format: "text"},
+		Store:      Store{Dir: "data"},
+		Background: Background{Concurrency: 16, Retention: 72 * time.Hour},
+		Log:        Log{Level: slog.LevelInfo, Format: "text"},
 	}
 }
 

@@ -41,6 +41,12 @@ var badInputs = []struct {
 	{"section not yet", "callbacks: {}", []string{
 		"c.yaml:1:1: callbacks: this version does not have it; remove it",
 	}},
+	{"no workers", "background: {concurrency: 0}", []string{
+		`c.yaml:1:14: background.concurrency: "0" must be a whole number from 1 to 10000`,
+	}},
+	{"no retention", "background: {retention: 1s}", []string{
+		`c.yaml:1:14: background.retention: "1s" is out of bounds; write a duration from 1m to 720h`,
+	}},
 	{"no directory", "store: {dir: ''}", []string{
 		"c.yaml:1:9: store.dir: is empty; write a directory such as data",
 	}},

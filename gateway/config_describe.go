@@ -44,6 +44,7 @@ func (c Config) Describe() string {
 		shortDuration(c.Relay.StallTimeout), describeAbandon(c.Relay.AbandonAfter.Messages), describeAbandon(c.Relay.AbandonAfter.Streams))
 	line("memory", "%s for all streams; an ended one is kept for %s", describeSize(c.Relay.Memory), shortDuration(c.Relay.Retention))
 	line("store", "%s", c.describeStore())
+	line("background", "%d streams at once; an ended one is kept for %s", c.Background.Concurrency, shortDuration(c.Background.Retention))
 	line("shutdown", "waits up to %s for open streams", shortDuration(c.Server.Drain))
 	line("log", "%s, from %s", c.Log.Format, describeLevel(c.Log.Level))
 	return b.String()

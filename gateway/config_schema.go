@@ -11,7 +11,7 @@ import (
 )
 
 // laterSections are those that a later version will have.
-var laterSections = []string{"background", "callbacks"}
+var laterSections = []string{"callbacks"}
 
 // schema is every key there is, with what becomes of its value.
 func (d *decoder) schema() rules {
@@ -52,6 +52,10 @@ func (d *decoder) schema() rules {
 		"store": d.section(rules{
 			"dir":      {set: d.storeDir},
 			"nats_url": {set: d.natsURL},
+		}),
+		"background": d.section(rules{
+			"concurrency": {set: d.concurrency},
+			"retention":   d.duration(&c.Background.Retention, time.Minute),
 		}),
 		"log": d.section(rules{
 			// UnmarshalText cannot fail: word lets only these through.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -39,6 +40,22 @@ func (d *decoder) natsURL(v value) {
 		}
 	}
 	d.config.Store.NatsURL = s.text
+}
+
+// maxConcurrency is more than one account's limits let run at once; each takes some kilobytes also while it is idle.
+const maxConcurrency = 10_000
+
+func (d *decoder) concurrency(v value) {
+	s, ok := d.needed(v, "a whole number such as 16")
+	if !ok {
+		return
+	}
+	n, err := strconv.Atoi(s.text)
+	if err != nil || n < 1 || n > maxConcurrency {
+		s.fail("must be a whole number from 1 to %d", maxConcurrency)
+		return
+	}
+	d.config.Background.Concurrency = n
 }
 
 // describeStore names hosts only: a URL may hold a password.

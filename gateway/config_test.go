@@ -136,6 +136,7 @@ relay:
   retention: 4h
   memory: 1 GiB
 store: {dir: /var/lib/sluice, nats_url: "nats://u:p@a:4222, tls://b"}
+background: {concurrency: 3, retention: 100h}
 log: {level: debug, format: json}
 `, fakeEnv("ANTHROPIC_API_KEY=x", "KEY=plain", "RPM=2"))
 	want := Config{
@@ -153,8 +154,9 @@ log: {level: debug, format: json}
 			"pro": {RequestsPerMinute: 2, Burst: 3, ConcurrentStreams: 4, ViewersPerStream: 5}},
 		Relay: Relay{Hold: 59 * time.Second, PingInterval: time.Second, StallTimeout: 2 * time.Second,
 			AbandonAfter: AbandonAfter{Messages: Never, Streams: 3 * time.Second}, Retention: 4 * time.Hour, Memory: 1 << 30},
-		Store: Store{Dir: "/var/lib/sluice", NatsURL: "nats://u:p@a:4222, tls://b"},
-		Log:   Log{Level: slog.LevelDebug, Format: "json"},
+		Store:      Store{Dir: "/var/lib/sluice", NatsURL: "nats://u:p@a:4222, tls://b"},
+		Background: Background{Concurrency: 3, Retention: 100 * time.Hour},
+		Log:        Log{Level: slog.LevelDebug, Format: "json"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n got %+v\nwant %+v", got, want)
@@ -243,6 +245,7 @@ status     waits up to 10s for Claude's first event; then a ping after each 15s 
 readers    end after 30s without progress; a stream without any is given up after 15s (/v1/messages) or given up after 2m (/v1/streams)
 memory     512 MB for all streams; an ended one is kept for 10m
 store      in the directory data
+background 16 streams at once; an ended one is kept for 72h
 shutdown   waits up to 1m for open streams
 log        text, from info
 `

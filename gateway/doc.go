@@ -2,8 +2,9 @@
 //
 //	cli            the commands                                        -> gateway, auth, limits, simulator
 //	gateway        Config, New, Run                                    -> all rooms below
-//	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, limits, relay, claude, metrics
+//	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, background, limits, relay, claude, store, metrics
 //	  auth         who calls: keys, tickets, trusted proxies
+//	  background   streams without a browser: queue, workers, results  -> relay, claude, limits, store, backoff, metrics
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
 //	  limits       may they, now: requests a minute, open streams
 //	  store        what survives a crash: records, queues, large objects
@@ -19,5 +20,6 @@
 // waits; a viewer in httpapi takes what is past its cursor and writes it. Replay and live are the same loop.
 //
 // What the house promises: a viewer sees each event of the log in order, once, however often it drops; a stream has
-// exactly one end; two answers are never spliced; a slow reader costs nobody else anything; what was used is counted.
+// exactly one end; two answers are never spliced; a slow reader costs nobody else anything; what was used is counted;
+// what was accepted for later is done, whatever happens to the process.
 package gateway

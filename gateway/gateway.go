@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/background"
 	"sluice/gateway/claude"
 	"sluice/gateway/httpapi"
 	"sluice/gateway/limits"
@@ -28,16 +29,17 @@ type Options struct {
 
 // Gateway is the house: its rooms, and the listeners that lead into it.
 type Gateway struct {
-	cfg     Config
-	log     *slog.Logger
-	store   *store.Store
-	client  *claude.Client
-	relay   *relay.Relay
-	api     *httpapi.API
-	public  net.Listener
-	admin   net.Listener
-	servers [2]*http.Server
-	demo    bool
+	cfg        Config
+	log        *slog.Logger
+	store      *store.Store
+	client     *claude.Client
+	background *background.Background
+	relay      *relay.Relay
+	api        *httpapi.API
+	public     net.Listener
+	admin      net.Listener
+	servers    [2]*http.Server
+	demo       bool
 }
 
 // New opens the store and builds the rooms. It opens no port and begins no work. Run closes the store; where Run is not
@@ -79,13 +81,18 @@ func New(cfg Config, o Options) (_ *Gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
-	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, limits.New(cfg.Plans), m, log)
+	plans := limits.New(cfg.Plans)
+	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, plans, m, log)
+	queued, err := background.New(ctx, background.Config(cfg.Background), kept, streams, plans, m, log)
+	if err != nil {
+		return nil, err
+	}
 	api := httpapi.New(httpapi.Config{
 		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
-	}, who, streams, client, m, log)
-	return &Gateway{cfg: cfg, log: log, store: kept, client: client, relay: streams, api: api, demo: o.Demo}, nil
+	}, who, streams, queued, client, m, log)
+	return &Gateway{cfg: cfg, log: log, store: kept, client: client, relay: streams, background: queued, api: api, demo: o.Demo}, nil
 }
 
 // Close closes what New and Listen have opened, of a gateway that is not to run.
@@ -126,8 +133,8 @@ const (
 const lastWords = 5 * time.Second
 
 // Run serves until the context is over or a listener fails, and stops in order: not ready and no new streams; open
-// streams go on while server.drain lasts and are read and resumed meanwhile; then the rest end with an error event;
-// then the ports close, and the store.
+// streams go on while server.drain lasts and are read and resumed meanwhile; then the rest end with an error event, or go
+// back to the queue that they came from; then the ports close, and the store.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.store.Close()
 	if g.public == nil {
@@ -135,6 +142,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			return err
 		}
 	}
+	g.background.Start()
 	failed := make(chan error, len(g.servers))
 	errorLog := slog.NewLogLogger(g.log.Handler(), slog.LevelDebug)
 	for i, s := range []struct {
@@ -162,11 +170,14 @@ func (g *Gateway) stop() error {
 	drain, cancel := context.WithTimeout(context.Background(), g.cfg.Server.Drain)
 	defer cancel()
 	g.api.Drain()
+	g.background.Drain()
 	g.relay.Drain(drain)
 
 	last, cancel := context.WithTimeout(context.Background(), lastWords)
 	defer cancel()
+	g.background.Stop()
 	g.relay.Stop(last)
+	g.background.Wait(last)
 	// Answers that are not streams have the rest of the drain; after it, as long as the last words.
 	rest := last
 	if drain.Err() == nil {

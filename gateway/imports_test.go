@@ -14,19 +14,20 @@ import (
 
 // arrows are the packages of ours that each room may import. They go down only.
 var arrows = map[string][]string{
-	"sluice":                   {"sluice/gateway/cli"},
-	"sluice/gateway/cli":       {"sluice/gateway", "sluice/gateway/auth", "sluice/gateway/limits", "sluice/gateway/simulator"},
-	"sluice/gateway":           {"sluice/gateway/auth", "sluice/gateway/claude", "sluice/gateway/httpapi", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store", "sluice/web"},
-	"sluice/gateway/httpapi":   {"sluice/gateway/auth", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay"},
-	"sluice/gateway/relay":     {"sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics"},
-	"sluice/gateway/claude":    {"sluice/gateway/backoff", "sluice/gateway/metrics"},
-	"sluice/gateway/auth":      {},
-	"sluice/gateway/limits":    {},
-	"sluice/gateway/store":     {},
-	"sluice/gateway/metrics":   {},
-	"sluice/gateway/backoff":   {},
-	"sluice/gateway/simulator": {},
-	"sluice/web":               {},
+	"sluice":                    {"sluice/gateway/cli"},
+	"sluice/gateway/cli":        {"sluice/gateway", "sluice/gateway/auth", "sluice/gateway/limits", "sluice/gateway/simulator"},
+	"sluice/gateway":            {"sluice/gateway/auth", "sluice/gateway/background", "sluice/gateway/claude", "sluice/gateway/httpapi", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store", "sluice/web"},
+	"sluice/gateway/httpapi":    {"sluice/gateway/auth", "sluice/gateway/background", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store"},
+	"sluice/gateway/background": {"sluice/gateway/backoff", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store"},
+	"sluice/gateway/relay":      {"sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics"},
+	"sluice/gateway/claude":     {"sluice/gateway/backoff", "sluice/gateway/metrics"},
+	"sluice/gateway/auth":       {},
+	"sluice/gateway/limits":     {},
+	"sluice/gateway/store":      {},
+	"sluice/gateway/metrics":    {},
+	"sluice/gateway/backoff":    {},
+	"sluice/gateway/simulator":  {},
+	"sluice/web":                {},
 }
 
 // libraries are the rooms that may import what others have written; its tests may, too, and more.

@@ -315,6 +315,9 @@ func TestDemoNeedsNothingAndSaysThatItIsOne(t *testing.T) {
 	if code, _ := call(t, "POST", first+"v1/messages", ask, "origin", "https://evil.example", "sec-fetch-site", "cross-site"); code != 403 {
 		t.Errorf("from another origin: %d", code)
 	}
+	if code, body := call(t, "POST", first+"v1/streams", ask, "prefer", "respond-async"); code != 202 {
+		t.Errorf("without a browser: %d %s", code, body)
+	}
 	r.ends(0)
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("it leaves %v behind, %v", left, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/background"
 	"sluice/gateway/claude"
 	"sluice/gateway/metrics"
 	"sluice/gateway/relay"
@@ -37,15 +38,16 @@ type AbandonAfter struct{ Messages, Streams time.Duration }
 
 // API is the edge. Its handlers are safe for use by many goroutines, as http.Handlers are.
 type API struct {
-	cfg      Config
-	auth     *auth.Auth
-	relay    *relay.Relay
-	client   *claude.Client
-	metrics  *metrics.Metrics
-	log      *slog.Logger
-	echo     *echo.Echo
-	origins  *http.CrossOriginProtection
-	draining atomic.Bool
+	cfg        Config
+	auth       *auth.Auth
+	relay      *relay.Relay
+	background *background.Background
+	client     *claude.Client
+	metrics    *metrics.Metrics
+	log        *slog.Logger
+	echo       *echo.Echo
+	origins    *http.CrossOriginProtection
+	draining   atomic.Bool
 
 	mu     sync.Mutex
 	taken  map[*rawConn]struct{} // connections that were taken from net/http, with a viewer on each
@@ -56,8 +58,8 @@ type API struct {
 }
 
 // New builds the routes.
-func New(cfg Config, a *auth.Auth, r *relay.Relay, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
-	api := &API{cfg: cfg, auth: a, relay: r, client: client, metrics: m, log: log, echo: echo.New(), origins: http.NewCrossOriginProtection(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
+func New(cfg Config, a *auth.Auth, r *relay.Relay, b *background.Background, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
+	api := &API{cfg: cfg, auth: a, relay: r, background: b, client: client, metrics: m, log: log, echo: echo.New(), origins: http.NewCrossOriginProtection(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
 	e := api.echo
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = api.fail

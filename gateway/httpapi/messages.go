@@ -37,6 +37,9 @@ func (a *API) postMessages(c echo.Context) error {
 		b.release()
 		return err
 	}
+	if prefersAsync(c.Request().Header) {
+		return a.queueStream(c, id, b, "/v1/messages", upward(c.Request().Header))
+	}
 	if !params.Stream {
 		defer b.release()
 		return a.wholeMessage(c, id, b.bytes)
@@ -69,11 +72,6 @@ func (a *API) postStreams(c echo.Context) error {
 	if err == nil {
 		err = noCallback(c.Request())
 	}
-	request := b.bytes
-	if err == nil {
-		request = claude.Streaming(b.bytes)
-		err = b.resize(len(request))
-	}
 	if err != nil {
 		b.release()
 		return err
@@ -81,6 +79,14 @@ func (a *API) postStreams(c echo.Context) error {
 	header := upward(c.Request().Header)
 	if header.Get("Anthropic-Version") == "" { // a browser's fetch has no SDK to add it
 		header.Set("Anthropic-Version", "2023-06-01")
+	}
+	if prefersAsync(c.Request().Header) {
+		return a.queueStream(c, id, b, "/v1/streams", header)
+	}
+	request := claude.Streaming(b.bytes)
+	if err := b.resize(len(request)); err != nil {
+		b.release()
+		return err
 	}
 	s, _, err := a.startStream(c, false, relay.Params{
 		Owner: id.Owner, Plan: id.Plan, Route: "/v1/streams", AbandonAfter: a.cfg.AbandonAfter.Streams,
@@ -103,11 +109,12 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 	r := c.Request()
 	begun := time.Now()
 	p.Retry.Until = begun.Add(a.cfg.Hold)
-	p.IdempotencyKey = r.Header.Get("Idempotency-Key")
-	if len(p.IdempotencyKey) > maxIdempotencyKey {
+	key, err := idempotencyKey(r)
+	if err != nil {
 		a.relay.Release(int64(len(p.Request.Body)))
-		return nil, nil, refuse(http.StatusBadRequest, claude.InvalidRequest, "The Idempotency-Key is longer than %d bytes.", maxIdempotencyKey)
+		return nil, nil, err
 	}
+	p.IdempotencyKey = key
 	s, _, err := a.relay.Start(p)
 	if err != nil {
 		return nil, nil, err
@@ -134,6 +141,14 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 		v.Detach(relay.EndGone)
 	}
 	return s, v, err
+}
+
+func idempotencyKey(r *http.Request) (string, error) {
+	key := r.Header.Get("Idempotency-Key")
+	if len(key) > maxIdempotencyKey {
+		return "", refuse(http.StatusBadRequest, claude.InvalidRequest, "The Idempotency-Key is longer than %d bytes.", maxIdempotencyKey)
+	}
+	return key, nil
 }
 
 // windowAndID sets what an admitted answer says of its owner's limits, and the upstream's request id.

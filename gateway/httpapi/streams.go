@@ -64,44 +64,40 @@ func marshal(v any) []byte {
 }
 
 func (a *API) getStream(c echo.Context) error {
-	id, s, err := a.own(c)
+	id, err := a.identify(c)
 	if err != nil {
 		return err
 	}
-	writeJSON(c, http.StatusOK, a.object(c, id, s.Snapshot(c.Request().Method != http.MethodHead)))
+	n, err := a.background.Snapshot(c.Request().Context(), id.Owner, c.Param("id"), c.Request().Method != http.MethodHead)
+	if err != nil {
+		return err
+	}
+	writeJSON(c, http.StatusOK, a.object(c, id, n))
 	return nil
 }
 
-// own finds the caller's stream that the path names.
-func (a *API) own(c echo.Context) (auth.Identity, *relay.Stream, error) {
-	id, err := a.identify(c)
-	if err != nil {
-		return id, nil, err
-	}
-	s, err := a.relay.Get(id.Owner, c.Param("id"))
-	return id, s, err
-}
-
 func (a *API) cancelStream(c echo.Context) error {
-	id, s, err := a.own(c)
+	id, err := a.identify(c)
 	if err != nil {
 		return err
 	}
-	s.Cancel()
-	<-s.Done()
+	s, err := a.background.Cancel(c.Request().Context(), id.Owner, c.Param("id"))
+	if err != nil {
+		return err
+	}
 	writeJSON(c, http.StatusOK, a.object(c, id, s.Snapshot(true)))
 	return nil
 }
 
 func (a *API) deleteStream(c echo.Context) error {
-	id, s, err := a.own(c)
+	id, err := a.identify(c)
 	if err != nil {
 		return err
 	}
-	if err := a.relay.Delete(id.Owner, s.ID); err != nil {
+	if err := a.background.Delete(c.Request().Context(), id.Owner, c.Param("id")); err != nil {
 		return err
 	}
-	writeJSON(c, http.StatusOK, marshal(map[string]string{"id": s.ID, "type": "stream_deleted"}))
+	writeJSON(c, http.StatusOK, marshal(map[string]string{"id": c.Param("id"), "type": "stream_deleted"}))
 	return nil
 }
 
@@ -122,7 +118,7 @@ func (a *API) listStreams(c echo.Context) error {
 			return refuse(http.StatusBadRequest, claude.InvalidRequest, "limit: Input should be a whole number from 1 to %d.", maxLimit)
 		}
 	}
-	streams, more, err := a.relay.List(id.Owner, c.QueryParam("after_id"), limit)
+	streams, more, err := a.background.List(c.Request().Context(), id.Owner, c.QueryParam("after_id"), limit)
 	if err != nil {
 		return err
 	}
@@ -133,7 +129,7 @@ func (a *API) listStreams(c echo.Context) error {
 		LastID  *string           `json:"last_id"`
 	}{Data: []json.RawMessage{}, HasMore: more}
 	for _, s := range streams {
-		page.Data = append(page.Data, a.object(c, id, s.Snapshot(false)))
+		page.Data = append(page.Data, a.object(c, id, s))
 	}
 	if len(streams) > 0 {
 		page.FirstID, page.LastID = &streams[0].ID, &streams[len(streams)-1].ID

@@ -42,6 +42,8 @@ type Metrics struct {
 	rateLimited      *prometheus.CounterVec
 	authFailures     *prometheus.CounterVec
 	logBytes         prometheus.Gauge
+	backgroundDepth  prometheus.Gauge
+	backgroundTries  *prometheus.CounterVec
 	logs             prometheus.Gauge
 
 	mu     sync.Mutex
@@ -90,6 +92,8 @@ func New(version string) *Metrics {
 	m.authFailures = counters("auth_failures_total", "Requests refused for their credentials.", "kind")
 	m.logBytes = gauge("log_bytes", "Memory of all event logs and held request bodies.")
 	m.logs = gauge("logs", "Event logs in memory.")
+	m.backgroundDepth = gauge("background_queue_depth", "Background streams that have been accepted and have not ended.")
+	m.backgroundTries = counters("background_attempts_total", "Attempts at background streams, by how they ended.", "outcome")
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sluice", Name: "build_info", Help: "1, labelled with the version."}, []string{"version"})
 	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info.WithLabelValues(version).Set(1)
@@ -258,6 +262,21 @@ func (m *Metrics) LogBytes(delta int64) {
 func (m *Metrics) Logs(delta int) {
 	if m != nil {
 		m.logs.Add(float64(delta))
+	}
+}
+
+// BackgroundDepth sets the number of background streams that have not ended.
+func (m *Metrics) BackgroundDepth(n int) {
+	if m != nil {
+		m.backgroundDepth.Set(float64(n))
+	}
+}
+
+// BackgroundAttempt counts an attempt at a background stream: completed, failed, canceled, refused for now, interrupted
+// by the end of the process, or lost with it.
+func (m *Metrics) BackgroundAttempt(outcome string) {
+	if m != nil {
+		m.backgroundTries.WithLabelValues(outcome).Inc()
 	}
 }
 
