@@ -7,13 +7,18 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w" -o /sluice .
+# The store's directory, and where the demo puts its own.
+RUN mkdir -p /rooms/data /rooms/tmp
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /sluice /sluice
 COPY config.yaml /config.yaml
+COPY --from=build --chown=65532:65532 /rooms /
 WORKDIR /
-# Nobody: it needs no file of its own and no port below 1024. A number, since
+# What survives a restart; a container that is replaced needs a volume here.
+VOLUME /data
+# Nobody: it needs no file but its store's and no port below 1024. A number, since
 # Kubernetes' runAsNonRoot cannot resolve a name.
 USER 65532:65532
 # Callers. The admin port is not named: it stays inside the container until

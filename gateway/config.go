@@ -18,14 +18,15 @@ import (
 // It holds secrets (the upstream's key, callers' keys, those of tokens and tickets): show
 // people Describe, never the value itself.
 type Config struct {
-	Server    Server
-	Upstream  Upstream
-	Auth      Auth
-	Plans     map[string]limits.Plan // by name; Auth.DefaultPlan is among them if anybody may be on it
-	Relay     Relay
-	Store     Store
-	Callbacks Callbacks
-	Log       Log
+	Server     Server
+	Upstream   Upstream
+	Auth       Auth
+	Plans      map[string]limits.Plan // by name; Auth.DefaultPlan is among them if anybody may be on it
+	Relay      Relay
+	Store      Store
+	Background Background
+	Callbacks  Callbacks
+	Log        Log
 }
 
 // Server is where Sluice is reached.
@@ -61,7 +62,7 @@ type Auth struct {
 	DefaultPlan    string
 	TrustedProxies []netip.Prefix // masked; never empty with UserHeader
 	UserHeader     string         // in which they name the user; empty: they don't
-	TicketSecret   string         // empty: one is made at each start
+	TicketSecret   string         // empty: one is made and kept in the store
 	AnonymousPlan  string         // empty: nobody calls without credentials
 }
 
@@ -105,6 +106,18 @@ type AbandonAfter struct {
 // mistaken for a short one: compare with it before arming a timer.
 const Never time.Duration = -1
 
+// Store is where things are kept that survive a restart.
+type Store struct {
+	Dir     string // of the embedded engine
+	NatsURL string // of a NATS server or cluster instead, several separated by commas; empty: embedded
+}
+
+// Background is the streams that run without a browser.
+type Background struct {
+	Concurrency int           // how many run at once; 1 or more
+	Retention   time.Duration // how long an ended one can be read, and one may wait to be run
+}
+
 // Log is what is written to standard error.
 type Log struct {
 	Level  slog.Level
@@ -145,8 +158,9 @@ func Defaults() Config {
 			Retention:    10 * time.Minute,
 			Memory:       512_000_000,
 		},
-		Store: Store{Dir: "data"},
-		Log:   Log{Level: slog.LevelInfo, Format: "text"},
+		Store:      Store{Dir: "data"},
+		Background: Background{Concurrency: 16, Retention: 72 * time.Hour},
+		Log:        Log{Level: slog.LevelInfo, Format: "text"},
 	}
 }
 

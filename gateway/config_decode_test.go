@@ -56,8 +56,23 @@ var badInputs = []struct {
 	{"odd key", "log: {\"a\\nb\": red}", []string{
 		"c.yaml:1:7: log.?: unknown key; known here: format and level",
 	}},
-	{"section not yet", "background: {concurrency: 16}", []string{
-		"c.yaml:1:1: background: this version does not have it; remove it",
+	{"no workers", "background: {concurrency: 0}", []string{
+		`c.yaml:1:14: background.concurrency: "0" must be a whole number from 1 to 10000`,
+	}},
+	{"no retention", "background: {retention: 1s}", []string{
+		`c.yaml:1:14: background.retention: "1s" is out of bounds; write a duration from 1m to 720h`,
+	}},
+	{"no directory", "store: {dir: ''}", []string{
+		"c.yaml:1:9: store.dir: is empty; write a directory such as data",
+	}},
+	{"another protocol", "store: {nats_url: http://nats.internal}", []string{
+		`c.yaml:1:9: store.nats_url: "http://nats.internal" is not a URL of NATS; write it as in nats://nats.internal:4222, several separated by commas`,
+	}},
+	{"one of two is none", "store: {nats_url: 'nats://u:hunter2@a:4222,nats://:4222'}", []string{
+		"c.yaml:1:9: store.nats_url: the value names no host, or a port that is none; write it as in nats://nats.internal:4222",
+	}},
+	{"nats with a path", "store: {nats_url: nats://a/b}", []string{
+		`c.yaml:1:9: store.nats_url: "nats://a/b" has a path, a query or a fragment; write it as in nats://nats.internal:4222`,
 	}},
 	{"twice", "log:\n  level: info\n  level: warn", []string{
 		"c.yaml:3:3: log.level: is given twice; the first is on line 2",

@@ -57,7 +57,8 @@ func (c Config) Describe() string {
 	line("readers", "end after %s without progress; a stream without any is %s (/v1/messages) or %s (/v1/streams)",
 		shortDuration(c.Relay.StallTimeout), describeAbandon(c.Relay.AbandonAfter.Messages), describeAbandon(c.Relay.AbandonAfter.Streams))
 	line("memory", "%s for all streams; an ended one is kept for %s", describeSize(c.Relay.Memory), shortDuration(c.Relay.Retention))
-	line("store", "%s", describeStore(c.Store))
+	line("store", "%s", c.describeStore())
+	line("background", "%d streams at once; an ended one is kept for %s", c.Background.Concurrency, shortDuration(c.Background.Retention))
 	line("callbacks", "%s", describeCallbacks(c.Callbacks))
 	line("shutdown", "waits up to %s for open streams", shortDuration(c.Server.Drain))
 	line("log", "%s, from %s", c.Log.Format, describeLevel(c.Log.Level))
@@ -184,7 +185,7 @@ func describePlan(p limits.Plan) string {
 
 func describeTickets(secret string) string {
 	if secret == "" {
-		return "signed with a secret made at each start; a restart voids them"
+		return "signed with a secret that is made once and kept in the store"
 	}
 	return "signed with the configured secret"
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // laterSections are those that a later version will have.
-var laterSections = []string{"background"}
+var laterSections []string
 
 // schema is every key there is, with what becomes of its value.
 func (d *decoder) schema() rules {
@@ -62,6 +62,10 @@ func (d *decoder) schema() rules {
 		"store": d.section(rules{
 			"dir":      {set: d.storeDir},
 			"nats_url": {set: d.natsURL},
+		}),
+		"background": d.section(rules{
+			"concurrency": {set: d.concurrency},
+			"retention":   d.duration(&c.Background.Retention, time.Minute),
 		}),
 		"callbacks": d.section(rules{
 			"secrets":       {set: d.callbackSecrets},

@@ -159,6 +159,8 @@ relay:
   abandon_after: {messages: never, streams: 3s}
   retention: 4h
   memory: 1 GiB
+store: {dir: /var/lib/sluice, nats_url: "nats://u:p@a:4222, tls://b"}
+background: {concurrency: 3, retention: 100h}
 log: {level: debug, format: json}
 `, fakeEnv("ANTHROPIC_API_KEY=x", "KEY=plain", "RPM=2"))
 	want := Config{
@@ -181,8 +183,9 @@ log: {level: debug, format: json}
 				TokensPerDay: 8, MaxTokens: 9, Models: []string{"*", "claude-haiku-?", "2"}}},
 		Relay: Relay{Hold: 59 * time.Second, PingInterval: time.Second, StallTimeout: 2 * time.Second,
 			AbandonAfter: AbandonAfter{Messages: Never, Streams: 3 * time.Second}, Retention: 4 * time.Hour, Memory: 1 << 30},
-		Store: Store{Dir: "kept", NatsURL: "nats://a:b@10.0.0.1:4222, tls://c"},
-		Log:   Log{Level: slog.LevelDebug, Format: "json"},
+		Store:      Store{Dir: "kept", NatsURL: "nats://a:b@10.0.0.1:4222, tls://c"},
+		Background: Background{Concurrency: 3, Retention: 100 * time.Hour},
+		Log:        Log{Level: slog.LevelDebug, Format: "json"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n got %+v\nwant %+v", got, want)
@@ -307,13 +310,18 @@ tickets    signed with the configured secret
 status     waits up to 10s for Claude's first event; then a ping after each 15s of silence
 readers    end after 30s without progress; a stream without any is given up after 15s (/v1/messages) or given up after 2m (/v1/streams)
 memory     512 MB for all streams; an ended one is kept for 10m
-store      in data, embedded
+store      in the directory data
+background 16 streams at once; an ended one is kept for 72h
 callbacks  signed with a secret that the store keeps; only to public addresses, over https
 shutdown   waits up to 1m for open streams
 log        text, from info
 `
 	if got := c.Describe(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	c, _ = mustParse(t, "store: {nats_url: 'nats://u:hunter2@a:4222,tls://b'}", keyInEnv)
+	if got := c.Describe(); !strings.Contains(got, "store      at NATS, a:4222 and b\n") || strings.Contains(got, "hunter2") {
+		t.Errorf("got\n%s", got)
 	}
 }
 

@@ -2,12 +2,13 @@
 //
 //	cli            the commands                                        -> gateway, auth, limits, simulator
 //	gateway        Config, New, Run, Reload                            -> all rooms below
-//	  httpapi      the edge: routes, bodies, statuses, the event writer -> auth, limits, relay, claude, metrics
+//	  httpapi      the edge: routes, bodies, statuses, the event writer -> all below but h1, h2 and backoff
 //	  auth         who calls: keys, tokens, tickets, trusted proxies; who guesses
+//	  background   streams without a browser: queue, workers, results  -> relay, callbacks, claude, limits, store, backoff, metrics
+//	  batches      Message Batches, watched until they end             -> claude, callbacks, store, backoff, metrics
+//	  callbacks    signed, retried, fenced: it is done                 -> store, backoff, metrics
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
 //	  limits       may they, now: requests, tokens, open streams; the queue; what was used
-//	  batches      Message Batches, watched until they end              -> claude, callbacks, store, backoff, metrics
-//	  callbacks    signed, retried, fenced "it is done"                 -> store, backoff, metrics
 //	  store        what survives a crash: records, queues, large objects
 //	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h1, h2, metrics
 //	  h1, h2       HTTP whose answers are pushed to whoever waits
@@ -22,5 +23,6 @@
 // waits; a viewer in httpapi takes what is past its cursor and writes it. Replay and live are the same loop.
 //
 // What the house promises: a viewer sees each event of the log in order, once, however often it drops; a stream has
-// exactly one end; two answers are never spliced; a slow reader costs nobody else anything; what was used is counted.
+// exactly one end; two answers are never spliced; a slow reader costs nobody else anything; what was used is counted;
+// what was accepted for later is done, whatever happens to the process.
 package gateway

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/background"
 	"sluice/gateway/batches"
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
@@ -32,30 +33,32 @@ type Options struct {
 
 // Gateway is the house: its rooms, and the listeners that lead into it.
 type Gateway struct {
-	cfg       Config // of the start; Reload leaves it as it is
-	log       *slog.Logger
-	metrics   *metrics.Metrics
-	store     *store.Store
-	callbacks *callbacks.Callbacks
-	batches   *batches.Batches
-	client    *claude.Client
-	auth      *auth.Auth
-	limits    *limits.Limits
-	queue     *limits.Queue
-	relay     *relay.Relay
-	api       *httpapi.API
-	cert      *certificate // nil without TLS
-	public    net.Listener
-	admin     net.Listener
-	servers   [2]*http.Server
-	demo      bool
+	cfg        Config // of the start; Reload leaves it as it is
+	log        *slog.Logger
+	metrics    *metrics.Metrics
+	store      *store.Store
+	callbacks  *callbacks.Callbacks
+	batches    *batches.Batches
+	client     *claude.Client
+	auth       *auth.Auth
+	limits     *limits.Limits
+	queue      *limits.Queue
+	relay      *relay.Relay
+	background *background.Background
+	api        *httpapi.API
+	cert       *certificate // nil without TLS
+	public     net.Listener
+	admin      net.Listener
+	servers    [2]*http.Server
+	demo       bool
 
 	reloading sync.Mutex
 	plans     map[string]limits.Plan // in force; guarded by reloading
 }
 
-// New builds the rooms and opens the store. It opens no port. What it returns must be Run, unless Listen fails.
-func New(cfg Config, o Options) (*Gateway, error) {
+// New opens the store and builds the rooms. It opens no port and begins no work. Run closes the store; where Run is not
+// called, Close must be.
+func New(cfg Config, o Options) (_ *Gateway, err error) {
 	log := o.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -73,38 +76,60 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
-	who, err := auth.New(callers(cfg.Auth, o.Demo), log)
-	if err != nil {
-		return nil, fmt.Errorf("auth: %w", err)
-	}
 	origins, err := httpapi.NewOrigins(cfg.Server.CORSOrigins)
 	if err != nil {
 		return nil, fmt.Errorf("server.cors_origins: %w", err)
 	}
-	kept, err := store.Open(context.Background(), store.Config{Dir: cfg.Store.Dir, URL: cfg.Store.NatsURL}, log)
+	ctx := context.Background()
+	kept, err := store.Open(ctx, store.Config{Dir: cfg.Store.Dir, URL: cfg.Store.NatsURL}, log)
 	if err != nil {
 		return nil, err
 	}
-	calls, err := callbacks.New(context.Background(), callbacks.Config{Secrets: cfg.Callbacks.Secrets, AllowHosts: cfg.Callbacks.AllowHosts,
+	defer func() {
+		if err != nil {
+			kept.Close()
+		}
+	}()
+	if cfg.Auth.TicketSecret == "" {
+		if cfg.Auth.TicketSecret, err = kept.Secret(ctx, "tickets"); err != nil {
+			return nil, fmt.Errorf("the ticket secret: %w", err)
+		}
+	}
+	who, err := auth.New(callers(cfg.Auth, o.Demo), log)
+	if err != nil {
+		return nil, fmt.Errorf("auth: %w", err)
+	}
+	calls, err := callbacks.New(ctx, callbacks.Config{Secrets: cfg.Callbacks.Secrets, AllowHosts: cfg.Callbacks.AllowHosts,
 		AllowPrivate: cfg.Callbacks.AllowPrivate, Version: o.Version}, kept, m, log)
 	if err != nil {
-		kept.Close()
 		return nil, fmt.Errorf("callbacks: %w", err)
 	}
-	watched, err := batches.New(context.Background(), client, calls, kept, m, log)
+	watched, err := batches.New(ctx, client, calls, kept, m, log)
 	if err != nil {
-		kept.Close()
 		return nil, fmt.Errorf("batches: %w", err)
 	}
 	allowed, queue := limits.New(cfg.Plans), limits.NewQueue(cfg.Upstream.MaxConcurrent)
 	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, allowed, queue, m, log)
+	queued, err := background.New(ctx, background.Config(cfg.Background), kept, streams, allowed, calls, m, log)
+	if err != nil {
+		return nil, fmt.Errorf("background: %w", err)
+	}
 	api := httpapi.New(httpapi.Config{
 		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, QueueWait: cfg.Upstream.QueueWait, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), Origins: origins, ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
-	}, who, streams, calls, watched, client, m, log)
-	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, batches: watched, client: client, auth: who, limits: allowed, queue: queue, relay: streams, api: api,
-		cert: cert, demo: o.Demo, plans: maps.Clone(cfg.Plans)}, nil
+	}, who, streams, queued, calls, watched, client, m, log)
+	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, batches: watched, client: client, auth: who, limits: allowed, queue: queue,
+		relay: streams, background: queued, api: api, cert: cert, demo: o.Demo, plans: maps.Clone(cfg.Plans)}, nil
+}
+
+// Close closes what New and Listen have opened, of a gateway that is not to run.
+func (g *Gateway) Close() {
+	if g.public != nil {
+		g.public.Close()
+		g.admin.Close()
+	}
+	g.store.Close()
 }
 
 // callers is who may call, as the auth room is told.
@@ -124,9 +149,10 @@ func callers(a Auth, demo bool) auth.Config {
 const lastWords = 5 * time.Second
 
 // Run serves until the context is over or a listener fails, and stops in order: not ready and no new streams; open
-// streams go on while server.drain lasts and are read and resumed meanwhile; then the rest end with an error event;
-// then the ports close, and the store.
+// streams go on while server.drain lasts and are read and resumed meanwhile; then the rest end with an error event, or go
+// back to the queue that they came from; then the ports close, and the store.
 func (g *Gateway) Run(ctx context.Context) error {
+	defer g.store.Close()
 	if g.public == nil {
 		if err := g.Listen(); err != nil {
 			return err
@@ -134,10 +160,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.servers = [2]*http.Server{g.publicServer(), g.server(g.api.Admin())}
 	g.auth.Start()
-	background, stopBackground := context.WithCancel(context.Background())
+	telling, stopTelling := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { g.callbacks.Run(background) })
-	running.Go(func() { g.batches.Run(background) })
+	running.Go(func() { g.callbacks.Run(telling) })
+	running.Go(func() { g.batches.Run(telling) })
+	g.background.Start()
 	failed := make(chan error, len(g.servers))
 	go func() { failed <- g.servers[0].Serve(g.public) }()
 	go func() { failed <- g.servers[1].Serve(g.admin) }()
@@ -152,7 +179,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.log.Error("a listener failed", "error", err)
 	}
 	err = errors.Join(err, g.stop())
-	stopBackground() // last, so that the ends of drained streams are told now
+	stopTelling() // last, so that the ends of drained streams are told now
 	running.Wait()
 	g.store.Close()
 	g.log.Info("stopped")
@@ -164,11 +191,14 @@ func (g *Gateway) stop() error {
 	drain, cancel := context.WithTimeout(context.Background(), g.cfg.Server.Drain)
 	defer cancel()
 	g.api.Drain()
+	g.background.Drain()
 	g.relay.Drain(drain)
 
 	last, cancel := context.WithTimeout(context.Background(), lastWords)
 	defer cancel()
+	g.background.Stop()
 	g.relay.Stop(last)
+	g.background.Wait(last)
 	// Answers that are not streams have the rest of the drain; after it, as long as the last words.
 	rest := last
 	if drain.Err() == nil {

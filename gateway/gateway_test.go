@@ -78,17 +78,19 @@ func openHouseWith(t testing.TB, o gateway.Options, claude http.Handler, changes
 	cfg := gateway.Defaults()
 	cfg.Server.Listen, cfg.Server.AdminListen = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Server.Drain = 5 * time.Second
+	cfg.Store.Dir = t.TempDir()
 	cfg.Upstream.BaseURL, cfg.Upstream.APIKey = h.upstream.server.URL, upstreamKey
 	cfg.Auth.Keys = []gateway.Key{{ID: "alice", Key: aliceKey, Plan: "default"}, {ID: "bob", Key: bobKey, Plan: "default"}}
 	cfg.Plans = map[string]limits.Plan{"default": {}}
-	cfg.Store.Dir = t.TempDir()
 	for _, change := range changes {
 		change(&cfg)
 	}
 	o.Version, o.Log = "test", slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	g, err := gateway.New(cfg, o)
 	if err == nil {
-		err = g.Listen()
+		if err = g.Listen(); err != nil {
+			g.Close()
+		}
 	}
 	if err != nil {
 		h.upstream.server.Close()

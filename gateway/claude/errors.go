@@ -39,6 +39,9 @@ var (
 	errEnded     = errors.New("the stream has ended") // nothing more of it is wanted
 )
 
+// ErrOwnKey is the cause of a refusal that is about upstream.api_key and not about the request.
+var ErrOwnKey = errors.New("the upstream refuses upstream.api_key with status 401")
+
 // Error is a failure in Anthropic's words: the upstream's refusal, or what we say where it failed to answer properly.
 type Error struct {
 	Type    string
@@ -170,7 +173,7 @@ func ours(e *Error) *Error {
 	}
 	return &Error{Type: APIError, Status: http.StatusBadGateway, Header: e.Header,
 		Message: "The gateway's own credentials were refused by the upstream. Its operator has to mend this.",
-		Cause:   errors.New("the upstream refuses upstream.api_key with status 401")}
+		Cause:   ErrOwnKey}
 }
 
 // nonsense is an upstream that doesn't speak the Claude API.

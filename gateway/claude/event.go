@@ -35,6 +35,9 @@ var names = map[string]Kind{
 	"vertex_event":        vertex,
 }
 
+// KindOf is what an event of this name is.
+func KindOf(name []byte) Kind { return names[string(name)] }
+
 // Event is one event of a stream. Name and Data are valid until the next one is read.
 type Event struct {
 	Kind Kind

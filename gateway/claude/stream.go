@@ -147,7 +147,7 @@ func (s *stream) event(name, data []byte) (more bool) {
 	if len(name) == 0 {
 		name = typeField(data)
 	}
-	e := Event{Kind: names[string(name)], Name: name, Data: data, Read: s.read}
+	e := Event{Kind: KindOf(name), Name: name, Data: data, Read: s.read}
 	last := false
 	switch e.Kind {
 	case Ping, vertex:

@@ -134,11 +134,23 @@ func (r *running) ends(want int) {
 // storeIn is a configuration's store that ends with the test.
 func storeIn(t testing.TB) string { return fmt.Sprintf("store: {dir: %q}\n", t.TempDir()) }
 
-// file writes a configuration.
+// file writes a configuration, whose store is the test's own.
 func file(t testing.TB, text string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "config.yaml")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.yaml")
+	text += fmt.Sprintf("\nstore: {dir: %q}\n", filepath.Join(dir, "data"))
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// foreign is a configuration whose store is among its own files.
+func foreign(t testing.TB) string {
+	t.Helper()
+	path := file(t, "auth: {keys: [{id: alice, key: sk-alice}]}")
+	if err := os.MkdirAll(filepath.Join(filepath.Dir(path), "data", "letters"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -204,6 +216,7 @@ func TestEveryEndHasItsExitCodeAndWords(t *testing.T) {
 		"version takes nothing":    {[]string{"version", "x"}, 2, "", "takes 0"},
 		"an id that is none":       {[]string{"key", "-id", "a b"}, 2, "", "-id"},
 		"health where nobody is":   {[]string{"health", "-config", file(t, "server: {admin_listen: \"127.0.0.1:1\"}\nauth: {keys: [{id: a, key: k}]}")}, 1, "", "refused"},
+		"a store's directory":      {[]string{"-config", foreign(t)}, 2, "", "is not empty and not a store of Sluice"},
 		"a demo's address":         {[]string{"demo", "-listen", "nonsense"}, 1, "", "nonsense"},
 		"a demo's port":            {[]string{"demo", "-listen", "127.0.0.1:http"}, 1, "", "should be a number"},
 		"nobody at the tailed URL": {[]string{"tail", "not a url"}, 1, "", "sluice:"},
@@ -274,12 +287,14 @@ func TestHealthAsksTheConfiguredAddress(t *testing.T) {
 }
 
 func TestDemoNeedsNothingAndSaysThatItIsOne(t *testing.T) {
-	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	begun := time.Now()
 	r := begin(t, "demo", "-listen", taken.Addr().String())
 	first := r.finds(`http://\S+`)[0] // the first URL that is printed
 	_, wanted, _ := net.SplitHostPort(taken.Addr().String())
@@ -287,6 +302,9 @@ func TestDemoNeedsNothingAndSaysThatItIsOne(t *testing.T) {
 	w, _ := strconv.Atoi(wanted)
 	if g, err := strconv.Atoi(got); err != nil || g <= w || g > w+20 {
 		t.Errorf("the page is at %s, and %s was taken", first, wanted)
+	}
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("it takes %s to start", took)
 	}
 	r.finds(`(?i)simulated|SDKs`)
 	code, page := get(t, first)
@@ -306,7 +324,13 @@ func TestDemoNeedsNothingAndSaysThatItIsOne(t *testing.T) {
 	if code, _ := call(t, "POST", first+"v1/messages", ask, "origin", "https://evil.example", "sec-fetch-site", "cross-site"); code != 403 {
 		t.Errorf("from another origin: %d", code)
 	}
+	if code, body := call(t, "POST", first+"v1/streams", ask, "prefer", "respond-async"); code != 202 {
+		t.Errorf("without a browser: %d %s", code, body)
+	}
 	r.ends(0)
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("it leaves %v behind, %v", left, err)
+	}
 }
 
 // hangUp sends this process, and so each command that runs in it, a SIGHUP. Tests that do so are not parallel.

@@ -144,6 +144,11 @@ func demo(env Environment, args []string) int {
 	cfg.Plans = map[string]limits.Plan{"default": {ConcurrentStreams: 1000}}
 	cfg.Auth.Keys = []gateway.Key{{ID: "demo", Key: demoKey, Plan: "default"}}
 	cfg.Server.Drain = 2 * time.Second // nobody waits for a demo
+	if cfg.Store.Dir, err = os.MkdirTemp("", "sluice-demo-"); err != nil {
+		fmt.Fprintln(env.Stderr, "sluice:", err)
+		return exitFailed
+	}
+	defer os.RemoveAll(cfg.Store.Dir)
 	g, err := demoGateway(env, cfg, *listen)
 	if err != nil {
 		fmt.Fprintln(env.Stderr, "sluice:", err)
@@ -185,7 +190,10 @@ func demoGateway(env Environment, cfg gateway.Config, listen string) (g *gateway
 	if g, err = gateway.New(cfg, gateway.Options{Version: Version(), Log: logger(env, cfg.Log), Demo: true}); err != nil {
 		return nil, err
 	}
-	return g, g.Listen()
+	if err = g.Listen(); err != nil {
+		g.Close()
+	}
+	return g, err
 }
 
 // freePort is the first address from port on that nobody listens on. Port 0 is any.

@@ -195,6 +195,42 @@ func TestLargeBodiesPassBothWays(t *testing.T) {
 	}
 }
 
+func TestServerMayAnswerBeforeItHasReadTheRequest(t *testing.T) {
+	for _, name := range []string{"and close", "and read no more"} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			refused, stop := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(stop)
+				nc, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer nc.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(nc)); err != nil {
+					return
+				}
+				io.WriteString(nc, "HTTP/1.1 413 Request Entity Too Large\r\nContent-Length: 9\r\n\r\ntoo large")
+				if name == "and close" {
+					return
+				}
+				<-refused
+			}()
+			resp := post(t, t.Context(), client(t, func() {}), "http://"+l.Addr().String(), bytes.NewReader(noise(1, 32<<20)))
+			if b, err := io.ReadAll(resp.Body); resp.StatusCode != 413 || string(b) != "too large" || err != nil {
+				t.Errorf("%d, %q, %v", resp.StatusCode, b, err)
+			}
+			resp.Body.Close()
+			close(refused)
+			<-stop
+		})
+	}
+}
+
 func TestCanceledAnswerEndsAtTheServer(t *testing.T) {
 	left := make(chan struct{}, 4)
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {

@@ -216,8 +216,56 @@ func (c *conn) alive() (alive bool) {
 	return alive && err == nil
 }
 
+const (
+	// atOnce is how much of a request is sent before the answer is looked at; what is larger is sent beside, since a
+	// server may refuse it before it has read it all.
+	atOnce = 16 << 10
+
+	// refusalTime is how long the answer of a server may take that has stopped reading.
+	refusalTime = time.Second
+)
+
 // exchange sends a request and reads the answer's header.
 func (c *conn) exchange(req *http.Request) (*http.Response, error) {
+	sent := make(chan error, 1)
+	var mu sync.Mutex
+	answered := false
+	send := func() {
+		err := c.send(req)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil && !answered { // it may have said why
+			c.nc.SetReadDeadline(time.Now().Add(refusalTime))
+		}
+		sent <- err
+	}
+	if req.Body == nil || req.ContentLength >= 0 && req.ContentLength <= atOnce {
+		send()
+	} else {
+		go send()
+	}
+	resp, err := c.receive(req)
+	mu.Lock()
+	defer mu.Unlock()
+	answered = true
+	whole := false // closing the connection ends the sending
+	select {
+	case cut := <-sent:
+		if whole = cut == nil; !whole {
+			c.nc.SetReadDeadline(time.Time{})
+			if err != nil {
+				err = cut
+			}
+		}
+	default:
+	}
+	if err == nil && !whole {
+		resp.Body.(*Body).reuse = false
+	}
+	return resp, err
+}
+
+func (c *conn) send(req *http.Request) error {
 	w := writers.Get().(*bufio.Writer)
 	w.Reset(c.nc)
 	err := req.Write(w)
@@ -226,9 +274,10 @@ func (c *conn) exchange(req *http.Request) (*http.Response, error) {
 	}
 	w.Reset(nil)
 	writers.Put(w)
-	if err != nil {
-		return nil, err
-	}
+	return err
+}
+
+func (c *conn) receive(req *http.Request) (*http.Response, error) {
 	header := &io.LimitedReader{R: c.nc, N: maxHeader}
 	r := readers.Get().(*bufio.Reader)
 	r.Reset(header)

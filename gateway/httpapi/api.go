@@ -16,6 +16,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/background"
 	"sluice/gateway/batches"
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
@@ -42,18 +43,20 @@ type AbandonAfter struct{ Messages, Streams time.Duration }
 
 // API is the edge. Its handlers are safe for use by many goroutines, as http.Handlers are.
 type API struct {
-	cfg      Config
-	auth     *auth.Auth
-	relay    *relay.Relay
-	calls    *callbacks.Callbacks
-	batches  *batches.Batches
-	client   *claude.Client
-	metrics  *metrics.Metrics
-	log      *slog.Logger
-	echo     *echo.Echo
-	origins  atomic.Pointer[Origins]
-	draining atomic.Bool
-	drain    chan struct{} // closed by Drain
+	cfg        Config
+	auth       *auth.Auth
+	relay      *relay.Relay
+	background *background.Background
+	calls      *callbacks.Callbacks
+	batches    *batches.Batches
+	client     *claude.Client
+	metrics    *metrics.Metrics
+	log        *slog.Logger
+	echo       *echo.Echo
+	origins    atomic.Pointer[Origins]
+	draining   atomic.Bool
+	drain      chan struct{}  // closed by Drain
+	telling    sync.WaitGroup // of streams whose end is to be told
 
 	mu     sync.Mutex
 	taken  map[*rawConn]struct{} // connections that were taken from net/http, with a viewer on each
@@ -64,8 +67,8 @@ type API struct {
 }
 
 // New builds the routes.
-func New(cfg Config, a *auth.Auth, r *relay.Relay, calls *callbacks.Callbacks, b *batches.Batches, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
-	api := &API{cfg: cfg, auth: a, relay: r, calls: calls, batches: b, drain: make(chan struct{}), client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
+func New(cfg Config, a *auth.Auth, r *relay.Relay, bg *background.Background, calls *callbacks.Callbacks, b *batches.Batches, client *claude.Client, m *metrics.Metrics, log *slog.Logger) *API {
+	api := &API{cfg: cfg, auth: a, relay: r, background: bg, calls: calls, batches: b, drain: make(chan struct{}), client: client, metrics: m, log: log, echo: echo.New(), taken: make(map[*rawConn]struct{}), empty: make(chan struct{})}
 	api.SetOrigins(cfg.Origins)
 	e := api.echo
 	e.HideBanner, e.HidePort = true, true
@@ -157,6 +160,7 @@ func (a *API) Close(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+	a.telling.Wait() // all streams have ended, and the store answers within seconds
 }
 
 const idKey = "sluice-request-id"

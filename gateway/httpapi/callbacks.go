@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
+	"sluice/gateway/relay"
 )
 
 // callbackObject is a callback as its owner sees it, in a list or as a part of what it tells of.
@@ -42,6 +44,19 @@ func objectOfCallback(k callbacks.Callback) callbackObject {
 		o.EndedAt = instant(k.Ended)
 	}
 	return o
+}
+
+// callbackOf is the state of a stream's callback. Before the stream has ended there is none yet.
+func (a *API) callbackOf(c echo.Context, owner string, n relay.Snapshot) *callbackObject {
+	k, err := a.calls.Get(c.Request().Context(), owner, n.ID)
+	if err != nil {
+		if !errors.Is(err, callbacks.ErrNotFound) {
+			a.log.Warn("a callback can't be looked at", "stream", n.ID, "error", err)
+		}
+		k = callbacks.Callback{Object: n.ID, URL: n.Callback, Status: callbacks.Pending}
+	}
+	o := objectOfCallback(k)
+	return &o
 }
 
 // instant is a time as answers have it; nil for none.

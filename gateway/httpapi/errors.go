@@ -120,6 +120,10 @@ func describe(err error) failure {
 		return failure{status: 529, kind: claude.Overloaded, message: "The gateway holds as many streams as its memory allows; try again shortly."}.after(retrySoon)
 	case errors.Is(err, relay.ErrTooManyViewers):
 		return failure{status: http.StatusTooManyRequests, kind: claude.RateLimit, message: err.Error(), limit: "viewers_per_stream"}.after(retrySoon)
+	case errors.Is(err, store.ErrFull):
+		return failure{status: http.StatusServiceUnavailable, kind: claude.APIError, message: "The gateway's store is full; nothing can be taken on until its operator makes room."}.after(retrySoon)
+	case errors.Is(err, store.ErrUnavailable):
+		return failure{status: http.StatusServiceUnavailable, kind: claude.APIError, message: "The gateway's store can't be used at the moment; try again shortly."}.after(retrySoon)
 	case errors.Is(err, context.Canceled):
 		return failure{status: statusGone, kind: claude.Canceled, message: "The client has left."}
 	case errors.As(err, &routing):

@@ -15,6 +15,7 @@ import (
 	"sluice/gateway/claude"
 	"sluice/gateway/metrics"
 	"sluice/gateway/relay"
+	"sluice/gateway/store"
 )
 
 var errTicketExpired = errors.New("this ticket has expired: its stream was deleted, or has ended and its retention is over")
@@ -34,6 +35,9 @@ func (a *API) getEvents(c echo.Context) error {
 		cursor = c.QueryParam("last_event_id")
 	}
 	s, lost, err := a.readable(c)
+	if temporary(err) {
+		return a.later(c, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -46,7 +50,7 @@ func (a *API) getEvents(c echo.Context) error {
 	}
 	v, resume, reason, err := s.Attach(cursor, c.QueryParam("exact") == "1")
 	switch {
-	case errors.Is(err, relay.ErrTooManyViewers):
+	case temporary(err):
 		return a.later(c, err)
 	case err != nil:
 		return err
@@ -69,16 +73,19 @@ func (a *API) readable(c echo.Context) (s *relay.Stream, lost bool, err error) {
 	id := c.Param("id")
 	ticket := c.QueryParam("ticket")
 	if ticket == "" {
-		_, s, err := a.own(c)
+		id, err := a.identify(c)
+		if err == nil {
+			s, err = a.background.Stream(c.Request().Context(), id.Owner, c.Param("id"))
+		}
 		return s, false, err
 	}
 	thisProcess, err := a.auth.CheckTicket(a.auth.ClientAddr(c.Request()), ticket, id)
 	if err != nil {
 		return nil, false, err
 	}
-	s, err = a.relay.Find(id)
-	if err == nil {
-		return s, false, nil
+	s, err = a.background.Find(c.Request().Context(), id)
+	if !errors.Is(err, relay.ErrNotFound) {
+		return s, false, err
 	}
 	if thisProcess && !a.relay.Evicted(id) {
 		return nil, false, errTicketExpired
@@ -111,11 +118,19 @@ func (a *API) lost(c echo.Context, cursor string) error {
 	return c.Blob(http.StatusOK, "text/event-stream; charset=utf-8", fmt.Appendf(nil, "id: %s\nevent: error\ndata: %s\n\n", lostID, object))
 }
 
+// temporary reports whether a reader who is refused should come again.
+func temporary(err error) bool {
+	return errors.Is(err, relay.ErrTooManyViewers) || errors.Is(err, relay.ErrDraining) || errors.Is(err, relay.ErrMemory) ||
+		errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrUnavailable)
+}
+
 // later refuses a reader for now. A native EventSource gives up for good on any status but 200, and comes back after a
 // 200 that ends; it is told to come back at a time of its own, not with all others.
 func (a *API) later(c echo.Context, err error) error {
 	a.log.Debug("viewer refused for now", "request_id", requestID(c), "error", err)
-	a.metrics.RateLimited("viewers_per_stream")
+	if errors.Is(err, relay.ErrTooManyViewers) {
+		a.metrics.RateLimited("viewers_per_stream")
+	}
 	streamHeaders(c)
 	wait := 2000 + rand.IntN(6000)
 	return c.Blob(http.StatusOK, "text/event-stream; charset=utf-8", fmt.Appendf(nil, "retry: %d\n: %v; try again\n\n", wait, err))
@@ -201,6 +216,9 @@ func (a *API) follow(v *relay.Viewer, w sink, first []byte) (reason relay.EndRea
 			}
 			d.done(b)
 			continue
+		}
+		if ended && v.Parted() {
+			return relay.EndGone // the connection breaks, and its reader comes again
 		}
 		if ended {
 			w.end()

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"sluice/gateway/auth"
+	"sluice/gateway/background"
 	"sluice/gateway/claude"
 	"sluice/gateway/limits"
 	"sluice/gateway/relay"
@@ -31,12 +34,19 @@ func (a *API) postMessages(c echo.Context) error {
 		return err
 	}
 	params, err := claude.ParseParams(b.bytes)
+	callback, async := "", prefersAsync(c.Request().Header)
 	if err == nil {
-		err = noCallback(c.Request())
+		callback, err = a.callback(c.Request(), id)
+	}
+	if err == nil && callback != "" && !async {
+		err = refuse(http.StatusBadRequest, claude.InvalidRequest, "Sluice-Callback-Url needs Prefer: respond-async here: without it this very answer tells the end.")
 	}
 	if err != nil {
 		b.release()
 		return err
+	}
+	if async {
+		return a.queueStream(c, id, b, params, callback, "/v1/messages", upward(c.Request().Header))
 	}
 	if !params.Stream {
 		defer b.release()
@@ -68,13 +78,9 @@ func (a *API) postStreams(c echo.Context) error {
 		return err
 	}
 	params, err := claude.ParseParams(b.bytes)
+	callback := ""
 	if err == nil {
-		err = noCallback(c.Request())
-	}
-	request := b.bytes
-	if err == nil {
-		request = claude.Streaming(b.bytes)
-		err = b.resize(len(request))
+		callback, err = a.callback(c.Request(), id)
 	}
 	if err != nil {
 		b.release()
@@ -84,11 +90,19 @@ func (a *API) postStreams(c echo.Context) error {
 	if header.Get("Anthropic-Version") == "" { // a browser's fetch has no SDK to add it
 		header.Set("Anthropic-Version", "2023-06-01")
 	}
+	if prefersAsync(c.Request().Header) {
+		return a.queueStream(c, id, b, params, callback, "/v1/streams", header)
+	}
+	request := claude.Streaming(b.bytes)
+	if err := b.resize(len(request)); err != nil {
+		b.release()
+		return err
+	}
 	s, _, err := a.startStream(c, false, relay.Params{
 		Owner: id.Owner, Account: id.Account, Plan: id.Plan, Route: "/v1/streams", AbandonAfter: a.cfg.AbandonAfter.Streams,
 		Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: header, Body: request},
-		Ask:     relay.Ask(params, request),
-		Retry:   claude.Retry{Max: maxRetries, Statuses: claude.SafeStatus},
+		Ask:     relay.Ask(params, request), Callback: callback,
+		Retry: claude.Retry{Max: maxRetries, Statuses: claude.SafeStatus},
 	})
 	if err != nil {
 		return err
@@ -106,20 +120,24 @@ func (a *API) startStream(c echo.Context, watch bool, p relay.Params) (*relay.St
 	r := c.Request()
 	begun := time.Now()
 	p.Retry.Until, p.QueueWait = begun.Add(a.cfg.Hold), a.cfg.QueueWait
-	p.IdempotencyKey = r.Header.Get("Idempotency-Key")
-	if len(p.IdempotencyKey) > maxIdempotencyKey {
+	key, err := idempotencyKey(r)
+	if err != nil {
 		a.relay.Release(int64(len(p.Request.Body)))
-		return nil, nil, refuse(http.StatusBadRequest, claude.InvalidRequest, "The Idempotency-Key is longer than %d bytes.", maxIdempotencyKey)
+		return nil, nil, err
 	}
+	p.IdempotencyKey = key
 	var s *relay.Stream
-	err := a.onPlan(c, p.Plan, func(plan string) (err error) {
+	err = a.onPlan(c, p.Plan, func(plan string) (err error) {
 		if plan != p.Plan { // the attempt before has given the body's memory back
 			if err := a.relay.Reserve(int64(len(p.Request.Body))); err != nil {
 				return err
 			}
 			p.Plan = plan
 		}
-		s, _, err = a.relay.Start(p)
+		joined := false
+		if s, joined, err = a.relay.Start(p); err == nil && !joined && p.Callback != "" {
+			a.tellEnd(s)
+		}
 		return err
 	})
 	if err != nil {
@@ -165,6 +183,14 @@ func (a *API) onPlan(c echo.Context, plan string, admit func(plan string) error)
 		err = admit(plan)
 	}
 	return err
+}
+
+func idempotencyKey(r *http.Request) (string, error) {
+	key := r.Header.Get("Idempotency-Key")
+	if len(key) > maxIdempotencyKey {
+		return "", refuse(http.StatusBadRequest, claude.InvalidRequest, "The Idempotency-Key is longer than %d bytes.", maxIdempotencyKey)
+	}
+	return key, nil
 }
 
 // windowAndID sets what an admitted answer says of its owner's limits, and the upstream's request id.
@@ -249,10 +275,25 @@ func query(r *http.Request) string {
 	return "?" + r.URL.RawQuery
 }
 
-// noCallback refuses what would otherwise be silently ignored: somebody would wait for the callback.
-func noCallback(r *http.Request) error {
-	if r.Header.Get("Sluice-Callback-Url") != "" {
-		return refuse(http.StatusBadRequest, claude.InvalidRequest, "This version of the gateway makes no callbacks.")
+// callback is the address at which the caller wants to be told of the end; empty: nowhere.
+func (a *API) callback(r *http.Request, id auth.Identity) (string, error) {
+	url := r.Header.Get("Sluice-Callback-Url")
+	switch {
+	case url == "":
+		return "", nil
+	case id.Owner == "":
+		return "", auth.ErrNoCredentials // the anonymous have no secret that a receiver could check
 	}
-	return nil
+	return url, a.calls.Check(url)
+}
+
+// tellEnd waits for a stream's end and has it told. What is not in the background is lost with the process, and so is the
+// telling.
+func (a *API) tellEnd(s *relay.Stream) {
+	a.telling.Go(func() {
+		<-s.Done()
+		if err := a.calls.Enqueue(context.Background(), background.EndOf(s.Owner, s.Callback, s.Snapshot(false))); err != nil {
+			a.log.Error("a stream's end can't be told", "stream", s.ID, "error", err)
+		}
+	})
 }

@@ -29,7 +29,7 @@ type streamObject struct {
 	CreatedAt   time.Time       `json:"created_at"`
 	EndedAt     *time.Time      `json:"ended_at"`
 	ExpiresAt   *time.Time      `json:"expires_at"`
-	Callback    *struct{}       `json:"callback"`
+	Callback    *callbackObject `json:"callback"`
 }
 
 type errorObject struct {
@@ -52,6 +52,9 @@ func (a *API) object(c echo.Context, id auth.Identity, n relay.Snapshot) []byte 
 		ended, expires := n.EndedAt.UTC().Truncate(time.Millisecond), n.ExpiresAt.UTC().Truncate(time.Millisecond)
 		o.EndedAt, o.ExpiresAt = &ended, &expires
 	}
+	if n.Callback != "" {
+		o.Callback = a.callbackOf(c, id.Owner, n)
+	}
 	return marshal(o)
 }
 
@@ -64,44 +67,40 @@ func marshal(v any) []byte {
 }
 
 func (a *API) getStream(c echo.Context) error {
-	id, s, err := a.own(c)
+	id, err := a.identify(c)
 	if err != nil {
 		return err
 	}
-	writeJSON(c, http.StatusOK, a.object(c, id, s.Snapshot(c.Request().Method != http.MethodHead)))
+	n, err := a.background.Snapshot(c.Request().Context(), id.Owner, c.Param("id"), c.Request().Method != http.MethodHead)
+	if err != nil {
+		return err
+	}
+	writeJSON(c, http.StatusOK, a.object(c, id, n))
 	return nil
 }
 
-// own finds the caller's stream that the path names.
-func (a *API) own(c echo.Context) (auth.Identity, *relay.Stream, error) {
-	id, err := a.identify(c)
-	if err != nil {
-		return id, nil, err
-	}
-	s, err := a.relay.Get(id.Owner, c.Param("id"))
-	return id, s, err
-}
-
 func (a *API) cancelStream(c echo.Context) error {
-	id, s, err := a.own(c)
+	id, err := a.identify(c)
 	if err != nil {
 		return err
 	}
-	s.Cancel()
-	<-s.Done()
+	s, err := a.background.Cancel(c.Request().Context(), id.Owner, c.Param("id"))
+	if err != nil {
+		return err
+	}
 	writeJSON(c, http.StatusOK, a.object(c, id, s.Snapshot(true)))
 	return nil
 }
 
 func (a *API) deleteStream(c echo.Context) error {
-	id, s, err := a.own(c)
+	id, err := a.identify(c)
 	if err != nil {
 		return err
 	}
-	if err := a.relay.Delete(id.Owner, s.ID); err != nil {
+	if err := a.background.Delete(c.Request().Context(), id.Owner, c.Param("id")); err != nil {
 		return err
 	}
-	writeJSON(c, http.StatusOK, marshal(map[string]string{"id": s.ID, "type": "stream_deleted"}))
+	writeJSON(c, http.StatusOK, marshal(map[string]string{"id": c.Param("id"), "type": "stream_deleted"}))
 	return nil
 }
 
@@ -120,13 +119,13 @@ func (a *API) listStreams(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	streams, more, err := a.relay.List(id.Owner, c.QueryParam("after_id"), limit)
+	streams, more, err := a.background.List(c.Request().Context(), id.Owner, c.QueryParam("after_id"), limit)
 	if err != nil {
 		return err
 	}
 	objects := make([]json.RawMessage, len(streams))
 	for i, s := range streams {
-		objects[i] = a.object(c, id, s.Snapshot(false))
+		objects[i] = a.object(c, id, s)
 	}
 	writeList(c, objects, more, func(i int) string { return streams[i].ID })
 	return nil

@@ -101,26 +101,30 @@ func (l *Limits) Plan(name string) (Plan, bool) {
 //
 // An owner whose plan changes keeps its open streams, what is left of its windows, and what it owes.
 func (l *Limits) Admit(name, plan string, r Request) (*Grant, error) {
-	p, ok := l.Plan(plan)
-	if !ok {
-		return nil, ErrUnknownPlan
-	}
-	if err := p.Check(plan, r); err != nil {
+	return l.admit(name, plan, r, 1)
+}
+
+// Enter is Admit for a stream whose request Enqueue has taken.
+func (l *Limits) Enter(name, plan string, r Request) (*Grant, error) {
+	return l.admit(name, plan, r, 0)
+}
+
+func (l *Limits) admit(name, plan string, r Request, requests int64) (*Grant, error) {
+	p, err := l.inPlan(plan, r)
+	if err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now() // under the lock, so that no bucket sees time run backwards
-	l.sweep(now)
-	o := l.owner(name)
-	o.follow(plan, p, now)
+	o := l.follow(name, plan, p, now)
 
 	// Asking changes nothing, and the lock is held until all has been taken or nothing.
 	g := o.reservation(p, r)
-	if err := o.exceeds(p, g, now); err != nil {
+	if err := o.exceeds(p, g, requests, now); err != nil {
 		return nil, err
 	}
-	o.requests.take(1, now)
+	o.requests.take(requests, now)
 	o.input.take(g.input, now)
 	o.output.take(g.output, now)
 	o.day.reserved += g.dayInput + g.dayOutput
@@ -128,6 +132,41 @@ func (l *Limits) Admit(name, plan string, r Request) (*Grant, error) {
 	l.open++
 	g.limits, g.windows = l, o.windows(p, now)
 	return g, nil
+}
+
+// Enqueue takes one request, of a stream that waits elsewhere for its time to begin, and says what is left. The error is
+// as Admit's.
+func (l *Limits) Enqueue(name, plan string, r Request) (Windows, error) {
+	p, err := l.inPlan(plan, r)
+	if err != nil {
+		return Windows{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	o := l.follow(name, plan, p, now)
+	if wait := o.requests.until(1, now); wait > 0 {
+		return Windows{}, &Exceeded{Limit: RequestsPerMinute, Value: p.RequestsPerMinute, Burst: burst(p), Asked: 1, Plan: plan, RetryAfter: wait, Windows: o.windows(p, now)}
+	}
+	o.requests.take(1, now)
+	return o.windows(p, now), nil
+}
+
+// inPlan finds a plan that a request is within.
+func (l *Limits) inPlan(plan string, r Request) (Plan, error) {
+	p, ok := l.Plan(plan)
+	if !ok {
+		return p, ErrUnknownPlan
+	}
+	return p, p.Check(plan, r)
+}
+
+// follow finds or makes the named owner, as it is now.
+func (l *Limits) follow(name, plan string, p Plan, now time.Time) *owner {
+	l.sweep(now)
+	o := l.owner(name)
+	o.follow(plan, p, now)
+	return o
 }
 
 // Open is how many slots are in use now, of all owners.
@@ -216,7 +255,7 @@ func (o *owner) reservation(p Plan, r Request) *Grant {
 func (o *owner) left(perDay int64) int64 { return perDay - o.day.counted - o.day.reserved }
 
 // exceeds says which limit the reservation would pass: that of the open streams, else the one with the longest wait.
-func (o *owner) exceeds(p Plan, g *Grant, now time.Time) error {
+func (o *owner) exceeds(p Plan, g *Grant, requests int64, now time.Time) error {
 	var limit string
 	var value int
 	var asked int64
@@ -227,7 +266,7 @@ func (o *owner) exceeds(p Plan, g *Grant, now time.Time) error {
 		asked int64
 		wait  time.Duration
 	}{
-		{RequestsPerMinute, p.RequestsPerMinute, 1, o.requests.until(1, now)},
+		{RequestsPerMinute, p.RequestsPerMinute, requests, o.requests.until(requests, now)},
 		{InputTokensPerMinute, p.InputTokensPerMinute, g.input, o.input.until(g.input, now)},
 		{OutputTokensPerMinute, p.OutputTokensPerMinute, g.output, o.output.until(g.output, now)},
 		{TokensPerDay, p.TokensPerDay, g.dayInput + g.dayOutput, o.dayWait(g, now)},

@@ -378,3 +378,47 @@ func BenchmarkAdmitAndReleaseAmong1000Owners(b *testing.B) {
 		i++
 	}
 }
+
+// TestQueuedStreamCostsItsRequestAtOnceAndItsSlotLater: what waits in a queue is a request now, and open only when it
+// begins.
+func TestQueuedStreamCostsItsRequestAtOnceAndItsSlotLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(map[string]Plan{"p": {RequestsPerMinute: 60, Burst: 2, ConcurrentStreams: 1}})
+		open, err := l.Enter("o", "p", Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for left := range 2 {
+			w, err := l.Enqueue("o", "p", Request{})
+			if err != nil || w.Requests.Remaining != int64(1-left) || w.Requests.Limit != 60 {
+				t.Errorf("%+v, %v", w, err)
+			}
+		}
+		var exceeded *Exceeded
+		if _, err := l.Enqueue("o", "p", Request{}); !errors.As(err, &exceeded) || exceeded.Limit != RequestsPerMinute || exceeded.RetryAfter != time.Second {
+			t.Errorf("%v", err)
+		}
+		if _, err := l.Enter("o", "p", Request{}); !errors.As(err, &exceeded) || exceeded.Limit != ConcurrentStreams {
+			t.Errorf("%v", err)
+		}
+		if _, err := l.Enter("other", "p", Request{}); err != nil {
+			t.Errorf("another owner: %v", err)
+		}
+		open.Release()
+		open.Release()
+		next, err := l.Enter("o", "p", Request{}) // although it has no request left
+		if err != nil {
+			t.Error(err)
+		}
+		if n := l.Open(); n != 2 {
+			t.Errorf("%d are open", n)
+		}
+		next.Release()
+		if _, err := l.Enter("o", "gone", Request{}); err != ErrUnknownPlan {
+			t.Errorf("%v", err)
+		}
+		if _, err := l.Enqueue("o", "gone", Request{}); err != ErrUnknownPlan {
+			t.Errorf("%v", err)
+		}
+	})
+}

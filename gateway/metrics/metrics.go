@@ -45,6 +45,8 @@ type Metrics struct {
 	rateLimited      *prometheus.CounterVec
 	authFailures     *prometheus.CounterVec
 	logBytes         prometheus.Gauge
+	backgroundDepth  prometheus.Gauge
+	backgroundTries  *prometheus.CounterVec
 	logs             prometheus.Gauge
 	configReloads    *prometheus.CounterVec
 	configGood       prometheus.Gauge
@@ -117,6 +119,8 @@ func New(version string) *Metrics {
 	m.batches = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sluice", Name: "batches", Help: "Message Batches that are watched, by status."}, []string{"status"})
 	r.MustRegister(m.callbackAttempts, m.batches)
 	m.batchPolls = counters("batch_polls_total", "Questions to the upstream about unfinished batches, by outcome: changed, unchanged, failed, lost.", "outcome")
+	m.backgroundDepth = gauge("background_queue_depth", "Background streams that have been accepted and have not ended.")
+	m.backgroundTries = counters("background_attempts_total", "Attempts at background streams, by how they ended.", "outcome")
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "sluice", Name: "build_info", Help: "1, labelled with the version."}, []string{"version"})
 	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info.WithLabelValues(version).Set(1)
@@ -161,6 +165,13 @@ func (m *Metrics) StreamEnded(model, outcome string) {
 	if m != nil {
 		m.streamsActive.Dec()
 		m.streams.WithLabelValues(m.model(model), outcome).Inc()
+	}
+}
+
+// StreamParted counts a stream that was begun, and is given back to the queue that it came from.
+func (m *Metrics) StreamParted() {
+	if m != nil {
+		m.streamsActive.Dec()
 	}
 }
 
@@ -357,6 +368,21 @@ func (m *Metrics) Batches(status string, delta int) {
 func (m *Metrics) BatchPolled(outcome string) {
 	if m != nil {
 		m.batchPolls.WithLabelValues(outcome).Inc()
+	}
+}
+
+// BackgroundDepth sets the number of background streams that have not ended.
+func (m *Metrics) BackgroundDepth(n int) {
+	if m != nil {
+		m.backgroundDepth.Set(float64(n))
+	}
+}
+
+// BackgroundAttempt counts an attempt at a background stream: completed, failed, canceled, refused for now, interrupted
+// by the end of the process, or lost with it.
+func (m *Metrics) BackgroundAttempt(outcome string) {
+	if m != nil {
+		m.backgroundTries.WithLabelValues(outcome).Inc()
 	}
 }
 

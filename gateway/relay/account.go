@@ -20,7 +20,7 @@ func (s *Stream) settleLocked() {
 		}
 	}()
 	var started bool
-	if s.model, s.usage, s.source, started = s.measureLocked(); started {
+	if s.model, s.usage, s.source, started = s.measureLocked(s.status); started {
 		s.grant.Settle(tokensOf(s.usage), s.source == Estimated)
 	} else {
 		s.grant.Release()
@@ -43,17 +43,32 @@ func (s *Stream) account() {
 	defer close(s.done)
 	defer s.relay.streamEnded(s)
 	s.mu.Lock()
+	waiting, parted := s.waiting, s.parted
 	e := bill{Stream: s.ID, RequestID: s.requestID, Account: s.Account, Plan: s.Plan, Route: s.Route, Model: s.model, Outcome: s.status,
 		Usage: s.usage, Source: s.source, Created: s.Created, Ended: s.endedAt}
 	events, failure := len(s.log.entries), s.failure
 	s.mu.Unlock()
-	s.relay.metrics.StreamEnded(e.Model, string(e.Outcome))
+	switch {
+	case waiting && parted:
+		return // of which nothing is to be told
+	case waiting: // it has ended before it began
+		s.relay.metrics.StreamStarted()
+	case parted:
+		e.Outcome = interrupted
+		s.relay.metrics.StreamParted()
+	}
+	if !parted {
+		s.relay.metrics.StreamEnded(e.Model, string(e.Outcome))
+	}
 	more := []any{"events", events}
 	if failure != nil {
 		more = append(more, "error", failure.Error())
 	}
 	s.relay.record("stream ended", e, more...)
 }
+
+// interrupted is the outcome of an attempt that was let go without an end. What it has used was used.
+const interrupted Status = "interrupted"
 
 // bill is what there is to say of an answer that has ended.
 type bill struct {
@@ -91,7 +106,7 @@ const (
 // measureLocked reads an answer's model and tokens off its log. What the upstream reported at the end counts; where it
 // did not come to that, output is estimated from what was delivered, and at least what was reported before. started is
 // false where no message has begun.
-func (s *Stream) measureLocked() (model string, u claude.Usage, source string, started bool) {
+func (s *Stream) measureLocked(status Status) (model string, u claude.Usage, source string, started bool) {
 	var m claude.Message
 	log, final := s.log.view(), false
 	for i, e := range log.entries {
@@ -112,7 +127,7 @@ func (s *Stream) measureLocked() (model string, u claude.Usage, source string, s
 	u = m.Usage()
 	if !final {
 		s.output.read(log)
-		final = s.status == Completed && s.output.Tokens() == 0
+		final = status == Completed && s.output.Tokens() == 0
 	}
 	if final {
 		return m.Model(), u, Reported, started
@@ -138,6 +153,7 @@ type Snapshot struct {
 	Created   time.Time
 	EndedAt   time.Time // zero while it runs
 	ExpiresAt time.Time // zero while it runs
+	Callback  string    // where its end is told; empty: nowhere
 }
 
 // Snapshot describes the stream. With message, the Message so far is accumulated from the log, which costs time in
@@ -151,11 +167,11 @@ func (s *Stream) Snapshot(message bool) Snapshot {
 		s.mu.Lock()
 	}
 	log := s.log.view()
-	n := Snapshot{ID: s.ID, Status: s.status, Model: s.model, Attempt: 1, Viewers: len(s.viewers), Usage: s.usage.Raw,
-		Source: s.source, Created: s.Created, EndedAt: s.endedAt}
-	if s.ended {
+	n := Snapshot{ID: s.ID, Status: s.status, Model: s.model, Attempt: s.attempt, Viewers: len(s.viewers), Usage: s.usage.Raw,
+		Source: s.source, Created: s.Created, EndedAt: s.endedAt, Callback: s.Callback}
+	if s.ended && !s.parted {
 		n.Failure = s.failure
-		n.ExpiresAt = s.endedAt.Add(s.relay.cfg.Retention)
+		n.ExpiresAt = s.endedAt.Add(max(s.keepFor, s.relay.cfg.Retention))
 	}
 	s.mu.Unlock()
 	if n.Source == "" {

@@ -60,20 +60,7 @@ func (l *eventLog) append(kind claude.Kind, name, data []byte, at time.Time) (gr
 		return 0, errLogFull
 	}
 	before := l.memory
-	b := l.room(size)
-	b = append(append(b, "id: "...), l.prefix...)
-	b = strconv.AppendInt(b, int64(id), 10)
-	if len(name) > 0 {
-		b = append(append(b, "\nevent: "...), name...)
-	}
-	b = append(b, "\ndata: "...)
-	start := len(b)
-	if folds == 0 {
-		b = append(b, data...)
-	} else {
-		b = append(b, bytes.ReplaceAll(data, []byte("\n"), []byte("\ndata: "))...)
-	}
-	b = append(b, "\n\n"...)
+	b, start := appendFrame(l.room(size), l.prefix, id, name, data, folds > 0)
 	if n := len(l.entries); n == cap(l.entries) {
 		l.entries = slices.Grow(l.entries, max(n, 8))
 		l.memory += int64(cap(l.entries)-n) * entrySize
@@ -85,6 +72,21 @@ func (l *eventLog) append(kind claude.Kind, name, data []byte, at time.Time) (gr
 	l.used += len(b)
 	l.frames += int64(len(b))
 	return l.memory - before, nil
+}
+
+// appendFrame appends an event as viewers are sent it, and returns where in it the data begins.
+func appendFrame(b []byte, prefix string, id int, name, data []byte, folded bool) (_ []byte, start int) {
+	b = append(append(b, "id: "...), prefix...)
+	b = strconv.AppendInt(b, int64(id), 10)
+	if len(name) > 0 {
+		b = append(append(b, "\nevent: "...), name...)
+	}
+	b = append(b, "\ndata: "...)
+	start = len(b)
+	if folded {
+		data = bytes.ReplaceAll(data, []byte("\n"), []byte("\ndata: "))
+	}
+	return append(append(b, data...), "\n\n"...), start
 }
 
 // room returns an empty slice with room for size bytes at the end of the last segment, or of a new one.

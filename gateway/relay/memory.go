@@ -63,12 +63,19 @@ func (r *Relay) charge(s *Stream, n int64) {
 	r.fitLocked(0)
 }
 
-// streamEnded keeps an ended stream for its retention.
+// streamEnded counts an end.
 func (r *Relay) streamEnded(s *Stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.active--
+	if !s.waiting {
+		r.active--
+	}
 	r.quietLocked()
+	r.retainLocked(s)
+}
+
+// retainLocked keeps an ended stream for its retention.
+func (r *Relay) retainLocked(s *Stream) {
 	s.settled = true
 	if s.forgotten {
 		r.dropLocked(s)

@@ -46,12 +46,10 @@ func (s *Stream) meterLocked() bool {
 	return left > 0
 }
 
-// outranLocked ends a stream that has made all that was left of its owner's day. It returns by how much the log has grown.
-func (s *Stream) outranLocked(at time.Time) (grown int64) {
-	s.failure = &claude.Error{Type: claude.RateLimit, Status: http.StatusTooManyRequests,
+// outranLocked is the end of a stream that has made all that was left of its owner's day.
+func (s *Stream) outranLocked(at time.Time) last {
+	e := &claude.Error{Type: claude.RateLimit, Status: http.StatusTooManyRequests,
 		Message: fmt.Sprintf("The stream was ended: what the plan %q allows for a day (%s) is used up. It returns at 00:00 UTC.", s.Plan, limits.TokensPerDay)}
-	grown, _ = s.log.append(claude.Failure, []byte("error"), s.failure.Event(s.requestID), at)
 	s.relay.metrics.RateLimited(limits.TokensPerDay)
-	s.endLocked(Failed)
-	return grown
+	return last{Failed, e, []byte("error"), e.Event(s.requestID), at}
 }

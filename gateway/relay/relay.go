@@ -83,6 +83,7 @@ type Params struct {
 	Request        claude.Request
 	Ask            limits.Request // what Request is let in with
 	Retry          claude.Retry
+	Callback       string        // where its end is told, by somebody else; empty: nowhere
 	QueueWait      time.Duration // for a place at the upstream, within Retry.Until; negative: without end
 	AbandonAfter   time.Duration // without a viewer; negative: never
 }
@@ -132,9 +133,23 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 	}
 	plan, _ := r.limits.Plan(p.Plan)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s = &Stream{ID: newID(), Owner: p.Owner, Account: p.Account, Plan: p.Plan, Route: p.Route, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
+	s = &Stream{ID: newID(), Owner: p.Owner, Account: p.Account, Plan: p.Plan, Route: p.Route, Callback: p.Callback, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
 		maxViewers: plan.ViewersPerStream, grant: grant, cancel: cancel, opened: make(chan struct{}), done: make(chan struct{}),
-		status: InProgress, held: 1, charged: streamOverhead + body}
+		status: InProgress, attempt: 1, held: 1, charged: streamOverhead + body}
+	r.enterLocked(s)
+	if p.IdempotencyKey != "" {
+		s.key, s.digest = key, digest
+		r.keys[key] = s
+	}
+	r.active++
+	r.metrics.StreamStarted()
+	go s.run(ctx, p.Request, p.Retry, p.QueueWait)
+	return s, false, nil
+}
+
+// enterLocked puts a stream where it can be found.
+func (r *Relay) enterLocked(s *Stream) {
+	s.begun = s.Created
 	r.takeLocked(streamOverhead)
 	r.streams[s.ID] = s
 	if s.Owner != "" {
@@ -145,15 +160,7 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 		}
 		s.element = owned.PushBack(s)
 	}
-	if p.IdempotencyKey != "" {
-		s.key, s.digest = key, digest
-		r.keys[key] = s
-	}
-	r.active++
-	r.metrics.StreamStarted()
 	r.metrics.Logs(1)
-	go s.run(ctx, p.Request, p.Retry, p.QueueWait)
-	return s, false, nil
 }
 
 func digestOf(p Params) [32]byte {
@@ -258,7 +265,8 @@ func (r *Relay) quietLocked() {
 }
 
 // Drain refuses new streams from now on, and waits until the last stream has ended and its viewers have seen the end, or
-// the context is over. Requests whose answers are no streams may wait in the queue until then, also after it has returned.
+// the context is over. Who waits for a kept stream that has not begun is let go: it will not begin here. Requests whose
+// answers are no streams may wait in the queue until then, also after it has returned.
 func (r *Relay) Drain(ctx context.Context) {
 	r.wait(ctx)
 	if ctx.Err() != nil {
@@ -272,6 +280,12 @@ func (r *Relay) wait(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.draining = true
+	waiting := r.waitingLocked()
+	r.mu.Unlock()
+	for _, s := range waiting {
+		s.part()
+	}
+	r.mu.Lock()
 	for (r.active > 0 || r.viewers > 0) && ctx.Err() == nil {
 		quiet := r.quiet
 		r.mu.Unlock()
@@ -284,7 +298,8 @@ func (r *Relay) wait(ctx context.Context) {
 }
 
 // Stop ends the streams that are left with an error event, refuses those that are in the queue, and waits until the
-// viewers have seen it or the context is over. Drain must have been called.
+// viewers have seen it or the context is over. Kept streams don't end: they are let go, to be run again elsewhere. Drain
+// must have been called.
 func (r *Relay) Stop(ctx context.Context) {
 	r.mu.Lock()
 	var left []*Stream
@@ -293,6 +308,10 @@ func (r *Relay) Stop(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	for _, s := range left {
+		if s.keep != nil {
+			s.part()
+			continue
+		}
 		s.refuseIf(func() bool { return s.queued && !s.committed }, Failed, ErrDraining)
 		s.end(Failed, errStopped)
 	}

@@ -21,8 +21,9 @@ import (
 // Status is where a stream is in its life.
 type Status string
 
-// The states. All but InProgress are ends.
+// The states. All but Queued and InProgress are ends.
 const (
+	Queued     Status = "queued" // of kept streams only
 	InProgress Status = "in_progress"
 	Completed  Status = "completed"
 	Failed     Status = "failed"
@@ -35,16 +36,19 @@ var errEnded = errors.New("the stream has ended")
 
 // Stream is one answer on its way: a request, a log, an end.
 type Stream struct {
-	ID      string
-	Owner   string // empty: nobody
-	Account string
-	Plan    string
-	Route   string
-	Created time.Time
+	ID       string
+	Owner    string // empty: nobody
+	Account  string
+	Plan     string
+	Route    string
+	Callback string // where its end is told, by somebody else; empty: nowhere
+	Created  time.Time
 
 	relay      *Relay
-	abandonIn  time.Duration // negative: never
-	maxViewers int           // 0: no limit
+	abandonIn  time.Duration     // negative: never
+	maxViewers int               // 0: no limit
+	keep       func(Ending) bool // what its end goes through before anybody sees it; nil: it is not kept
+	keepFor    time.Duration     // how long it can be read after its end; 0: as long as the relay has it
 	grant      *limits.Grant
 	cancel     context.CancelCauseFunc
 	opened     chan struct{} // closed when the first event, the refusal or the end is there
@@ -61,7 +65,12 @@ type Stream struct {
 
 	mu        sync.Mutex
 	log       eventLog
+	attempt   int
+	waiting   bool // it is announced, and has not begun
+	ending    bool // its end is being kept
+	parted    bool // it is let go without an end, which ended then does not mean
 	viewers   []*Viewer
+	begun     time.Time // what its first events are timed from
 	lastRead  time.Time
 	requestID string // the upstream's
 	committed bool   // an answer of 2xx was sent: a refusal becomes an error event
@@ -190,10 +199,10 @@ func (s *Stream) append(e claude.Event) bool {
 		m.EventGap(a.gap)
 	}
 	if a.firstDelta {
-		m.FirstEvent(metrics.StageFirstDelta, e.Read.Sub(s.Created))
+		m.FirstEvent(metrics.StageFirstDelta, e.Read.Sub(s.begun))
 	}
 	if e.Kind == claude.MessageStart {
-		m.FirstEvent(metrics.StageMessageStart, e.Read.Sub(s.Created))
+		m.FirstEvent(metrics.StageMessageStart, e.Read.Sub(s.begun))
 	}
 	if a.grown > 0 {
 		s.relay.charge(s, a.grown)
@@ -214,7 +223,11 @@ type appended struct {
 func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.ended || s.ending {
+		return a, nil
+	}
+	if s.keep != nil && (e.Kind == claude.MessageStop || e.Kind == claude.Failure) {
+		s.concludeLocked(lastEvent(e))
 		return a, nil
 	}
 	a.first = len(s.log.entries) == 0
@@ -237,10 +250,18 @@ func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 		if e.Kind == claude.MessageStart {
 			s.correctInputLocked(e.Data)
 		}
-		if s.log.frames > s.output.allowed && !s.meterLocked() {
-			a.grown += s.outranLocked(e.Read)
-		} else {
+		switch {
+		case s.log.frames <= s.output.allowed || s.meterLocked():
 			s.readyLocked()
+		case s.keep != nil:
+			s.concludeLocked(s.outranLocked(e.Read))
+			s.readyLocked()
+		default:
+			l := s.outranLocked(e.Read)
+			s.failure = l.failure
+			grown, _ := s.log.append(claude.Failure, l.name, l.data, l.at)
+			a.grown += grown
+			s.endLocked(l.status)
 		}
 	}
 	a.ended = s.ended
@@ -324,8 +345,14 @@ func (s *Stream) end(status Status, e *claude.Error) { s.endIf(func() bool { ret
 // endIf is end if the condition holds under the lock.
 func (s *Stream) endIf(holds func() bool, status Status, e *claude.Error) {
 	s.mu.Lock()
-	if s.ended || !holds() {
+	if s.ended || s.ending || !holds() {
 		s.mu.Unlock()
+		return
+	}
+	if s.keep != nil {
+		s.concludeLocked(last{status, e, []byte("error"), e.Event(s.requestID), time.Now()})
+		s.mu.Unlock()
+		s.cancel(errEnded)
 		return
 	}
 	first := len(s.log.entries) == 0

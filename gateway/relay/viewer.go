@@ -92,6 +92,14 @@ func (v *Viewer) Take() (b Batch, ended bool) {
 	return v.batch(log), false
 }
 
+// Parted reports that the stream was let go without an end: what Take has called the end is none, and the connection
+// should break, so that its reader comes again.
+func (v *Viewer) Parted() bool {
+	v.stream.mu.Lock()
+	defer v.stream.mu.Unlock()
+	return v.stream.parted
+}
+
 // Pending reports whether the next Take will find something.
 func (v *Viewer) Pending() bool {
 	v.stream.mu.Lock()
@@ -187,10 +195,13 @@ func (s *Stream) Attach(cursor string, exact bool) (v *Viewer, resume Resume, re
 func (s *Stream) attach(cursor string, exact bool) (v *Viewer, resume Resume, reason string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.parted {
+		return nil, ResumeNone, "", ErrDraining
+	}
 	next := 0
 	if cursor != "" {
 		resume = ResumeExact
-		if next, reason = s.log.locate(cursor, 1); reason != "" {
+		if next, reason = s.log.locate(cursor, s.attempt); reason != "" {
 			resume = ResumeResync
 		} else if next == len(s.log.entries) && s.ended {
 			return nil, ResumeDone, "", nil

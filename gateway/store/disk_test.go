@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -98,6 +99,9 @@ func TestFullDiskLosesNothingAndIsRecoveredFrom(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := objects.Put(ctx, "kept", strings.NewReader("kept")); err != nil {
+		t.Fatal(err)
+	}
 	for round := range 2 {
 		if err := queue.Push(ctx, fmt.Sprint("item ", round), nil); err != nil {
 			t.Fatal(err)
@@ -113,14 +117,34 @@ func TestFullDiskLosesNothingAndIsRecoveredFrom(t *testing.T) {
 		is(t, write(), ErrFull) // at once: it is known
 		is(t, queue.Push(ctx, "refused", nil), ErrFull)
 		is(t, objects.Put(ctx, "refused", failingReader), ErrFull)
-		_, err = queue.Depth(ctx)
-		is(t, err, ErrFull)
+		eventually(t, func() bool { // what is there can be read
+			_, err := records.Get(ctx, Key{"1"})
+			return err == nil
+		})
+		if text := read(t, objects, "kept"); text != "kept" {
+			t.Errorf("%q", text)
+		}
+		listed := 0
+		for _, err := range records.List(ctx, nil) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			listed++
+		}
+		if depth, err := queue.Depth(ctx); depth != 1 || err != nil || listed != len(written) {
+			t.Errorf("depth %d, %v; %d records of %d", depth, err, listed, len(written))
+		}
+		is(t, write(), ErrFull)
 		if err := os.Remove(filler); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, func() bool { return write() == nil })
-		if err := held.Done(ctx); err != nil {
-			t.Fatal(err)
+		if err := held.Done(ctx); err != nil { // that it was handed out could not be written either: it comes again
+			is(t, err, ErrUnavailable)
+			again := must[*Item](t)(queue.Next(ctx))
+			if err := again.Done(ctx); err != nil || again.ID != held.ID {
+				t.Fatalf("%s, %v", again.ID, err)
+			}
 		}
 		if n := must[int](t)(queue.Depth(ctx)); n != 0 {
 			t.Errorf("%d items are left", n)

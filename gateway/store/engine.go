@@ -112,7 +112,7 @@ func class(err error) error {
 	return ErrUnavailable
 }
 
-// restartWait is between attempts to start a failed engine again: short for somebody who has just made room.
+// restartWait is between attempts to start a failed engine again, or to write: short for somebody who has just made room.
 const restartWait = time.Second
 
 // keep watches the engine from now on, and starts it again when it has failed. connected is the client's word.
@@ -124,45 +124,54 @@ func (e *engine) keep(connected func() bool) {
 			case <-e.stop:
 				return
 			}
-			if err := examine(e.server); err != nil && !e.restart(err, connected) {
+			if err := examine(e.server); err != nil && !e.recover(err, connected) {
 				return
 			}
 		}
 	})
 }
 
-// restart shuts the failed server down and starts another as soon as that makes sense. It is false if the store is
-// closed meanwhile.
-func (e *engine) restart(failure error, connected func() bool) bool {
-	e.gate.drop(fmt.Errorf("%w: %w", class(failure), failure))
+// recover starts the server again after a failure, for reads at once, and for writes as soon as the disk takes bytes
+// again. It is false if the store is closed meanwhile.
+func (e *engine) recover(failure error, connected func() bool) bool {
 	e.log.Error("the store can't write, and takes nothing on until it can", "error", failure)
 	begun := time.Now()
-	e.shutdown()
-	for tries := 0; ; tries++ {
-		if !e.wait(restartWait) {
-			return false
+	against := fmt.Errorf("%w: %w", class(failure), failure)
+	for {
+		e.gate.drop(against)
+		e.shutdown()
+		for {
+			err := e.start()
+			if err == nil {
+				break
+			}
+			e.log.Debug("the store can't be opened again", "error", err)
+			if !e.wait(restartWait) {
+				return false
+			}
 		}
-		err := e.dir.probe()
-		if err == nil {
-			err = e.start()
+		for !connected() {
+			if !e.wait(reconnectWait) {
+				return false
+			}
 		}
-		if err == nil {
-			break
+		e.gate.lift(against)
+		for {
+			if !e.wait(restartWait) {
+				return false
+			}
+			if examine(e.server) != nil { // something of its own needed the disk
+				break
+			}
+			if err := e.dir.probe(); err != nil {
+				e.log.Debug("the store still can't write", "error", err)
+				continue
+			}
+			e.gate.lift(nil)
+			e.log.Info("the store can write again", "after", time.Since(begun).Round(time.Millisecond))
+			return true
 		}
-		e.log.Debug("the store still can't write", "error", err)
 	}
-	for !connected() {
-		if !e.wait(reconnectWait) {
-			return false
-		}
-	}
-	select { // what the dying server has said is about the past
-	case <-e.suspected:
-	default:
-	}
-	e.gate.lift()
-	e.log.Info("the store can write again", "after", time.Since(begun).Round(time.Millisecond))
-	return true
 }
 
 func (e *engine) wait(d time.Duration) bool {

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"io"
 	"strconv"
@@ -47,9 +46,7 @@ func (o *Objects) Put(ctx context.Context, name string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	var random [8]byte
-	rand.Read(random[:])
-	upload := hex.EncodeToString(random[:])
+	upload := rand.Text()
 	old, err := o.head(ctx, at)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
@@ -89,14 +86,14 @@ func (o *Objects) upload(ctx context.Context, at, upload string, r io.Reader) (s
 }
 
 func (o *Objects) publish(ctx context.Context, m *nats.Msg) error {
-	return o.store.do(ctx, func(ctx context.Context) error {
+	return o.store.write(ctx, func(ctx context.Context) error {
 		_, err := o.store.js.PublishMsg(ctx, m)
 		return err
 	})
 }
 
 func (o *Objects) head(ctx context.Context, at string) (m *jetstream.RawStreamMsg, err error) {
-	err = o.store.do(ctx, func(ctx context.Context) (err error) {
+	err = o.store.read(ctx, func(ctx context.Context) (err error) {
 		m, err = o.stream.GetLastMsgForSubject(ctx, at+".head")
 		return err
 	})
@@ -104,7 +101,7 @@ func (o *Objects) head(ctx context.Context, at string) (m *jetstream.RawStreamMs
 }
 
 func (o *Objects) purge(ctx context.Context, filter string) error {
-	return o.store.do(ctx, func(ctx context.Context) error {
+	return o.store.write(ctx, func(ctx context.Context) error {
 		return o.stream.Purge(ctx, jetstream.WithPurgeSubject(filter))
 	})
 }
@@ -161,7 +158,7 @@ func (r *Object) next() error {
 		return nil
 	}
 	var m *jetstream.RawStreamMsg
-	err := r.bucket.store.do(r.ctx, func(ctx context.Context) (err error) {
+	err := r.bucket.store.read(r.ctx, func(ctx context.Context) (err error) {
 		m, err = r.bucket.stream.GetMsg(ctx, r.after+1, jetstream.WithGetMsgSubject(r.chunks))
 		return err
 	})

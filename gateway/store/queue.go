@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -49,13 +50,21 @@ func (s *Store) Queue(ctx context.Context, name string) (*Queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = s.do(ctx, func(ctx context.Context) error {
+	err = s.write(ctx, func(ctx context.Context) error {
+		name := "workers"
 		if s.engine != nil { // nobody else can hold an item: what was handed out before the restart is free
-			if err := q.stream.DeleteConsumer(ctx, "workers"); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			names := q.stream.ConsumerNames(ctx)
+			for old := range names.Name() {
+				if err := q.stream.DeleteConsumer(ctx, old); err != nil {
+					return err
+				}
+			}
+			if err := names.Err(); err != nil {
 				return err
 			}
+			name = rand.Text() // another name: the server removes the old one's files in its own time
 		}
-		q.consumer, err = q.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{Durable: "workers", AckPolicy: jetstream.AckExplicitPolicy,
+		q.consumer, err = q.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{Durable: name, AckPolicy: jetstream.AckExplicitPolicy,
 			AckWait: Hold, MaxDeliver: -1, MaxAckPending: maxHeld})
 		return err
 	})
@@ -72,7 +81,7 @@ func (q *Queue) Push(ctx context.Context, id string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	return q.store.do(ctx, func(ctx context.Context) error {
+	return q.store.write(ctx, func(ctx context.Context) error {
 		_, err := q.store.js.PublishMsg(ctx, &nats.Msg{Subject: at, Data: data})
 		return err
 	})
@@ -84,14 +93,14 @@ func (q *Queue) Remove(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return q.store.do(ctx, func(ctx context.Context) error {
+	return q.store.write(ctx, func(ctx context.Context) error {
 		return q.stream.Purge(ctx, jetstream.WithPurgeSubject(at))
 	})
 }
 
 // Depth is how many items are in the queue, those in somebody's hands included.
 func (q *Queue) Depth(ctx context.Context) (n int, err error) {
-	err = q.store.do(ctx, func(ctx context.Context) error {
+	err = q.store.read(ctx, func(ctx context.Context) error {
 		info, err := q.stream.Info(ctx)
 		if err == nil {
 			n = int(info.State.Msgs)
@@ -133,7 +142,7 @@ func (q *Queue) Next(ctx context.Context) (*Item, error) {
 
 // next asks once; there may be neither an item nor an error.
 func (q *Queue) next(ctx context.Context) (*Item, error) {
-	up, err := q.store.gate.pass()
+	up, err := q.store.gate.pass(true)
 	if err != nil {
 		return nil, err
 	}
@@ -154,17 +163,18 @@ func (q *Queue) next(ctx context.Context) (*Item, error) {
 	return &Item{ID: parts(q.prefix, m.Subject())[0], Data: m.Data(), Pushed: meta.Timestamp, queue: q, msg: m}, nil
 }
 
-// Done takes the item out of the queue. Once it has returned without an error the item does not come again.
+// Done takes the item out of the queue. Once it has returned without an error the item does not come again. After a
+// failure of the engine it may have to: then Done fails, and whoever gets the item next can finish it.
 func (i *Item) Done(ctx context.Context) error {
-	return i.queue.store.do(ctx, i.msg.DoubleAck)
+	return i.queue.store.write(ctx, i.msg.DoubleAck)
 }
 
 // Working keeps the item for another Hold.
 func (i *Item) Working() error {
-	return i.queue.store.do(context.Background(), func(context.Context) error { return i.msg.InProgress() })
+	return i.queue.store.write(context.Background(), func(context.Context) error { return i.msg.InProgress() })
 }
 
 // Later gives the item back, to be handed out again after the wait. A restart of the embedded engine forgets the wait.
 func (i *Item) Later(wait time.Duration) error {
-	return i.queue.store.do(context.Background(), func(context.Context) error { return i.msg.NakWithDelay(wait) })
+	return i.queue.store.write(context.Background(), func(context.Context) error { return i.msg.NakWithDelay(wait) })
 }

@@ -46,7 +46,7 @@ func (r *Records) Get(ctx context.Context, key Key) (Record, error) {
 		return Record{}, err
 	}
 	var m *jetstream.RawStreamMsg
-	if err := r.store.do(ctx, func(ctx context.Context) (err error) {
+	if err := r.store.read(ctx, func(ctx context.Context) (err error) {
 		m, err = r.stream.GetLastMsgForSubject(ctx, at)
 		return err
 	}); err != nil {
@@ -83,7 +83,7 @@ func (r *Records) write(ctx context.Context, key Key, value []byte, o ...jetstre
 	if err != nil {
 		return 0, err
 	}
-	err = r.store.do(ctx, func(ctx context.Context) error {
+	err = r.store.write(ctx, func(ctx context.Context) error {
 		ack, err := r.store.js.PublishMsg(ctx, &nats.Msg{Subject: at, Data: value}, o...)
 		if err == nil {
 			revision = ack.Sequence
@@ -99,7 +99,7 @@ func (r *Records) Delete(ctx context.Context, key Key) error {
 	if err != nil {
 		return err
 	}
-	return r.store.do(ctx, func(ctx context.Context) error {
+	return r.store.write(ctx, func(ctx context.Context) error {
 		return r.stream.Purge(ctx, jetstream.WithPurgeSubject(at))
 	})
 }
@@ -129,7 +129,7 @@ func (r *Records) each(ctx context.Context, filter string, f func(Record) bool) 
 	var consumer jetstream.Consumer
 	var messages jetstream.MessagesContext
 	var left uint64
-	err := r.store.do(ctx, func(ctx context.Context) error {
+	err := r.store.read(ctx, func(ctx context.Context) error {
 		// Not the ordered consumer of the client, which would go on for ever: a list has an end.
 		var err error
 		consumer, err = r.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{FilterSubject: filter, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
@@ -143,7 +143,7 @@ func (r *Records) each(ctx context.Context, filter string, f func(Record) bool) 
 		return err
 	})
 	if consumer != nil {
-		defer r.store.do(context.WithoutCancel(ctx), func(ctx context.Context) error { // else it goes after listIdle
+		defer r.store.read(context.WithoutCancel(ctx), func(ctx context.Context) error { // else it goes after listIdle
 			return r.stream.DeleteConsumer(ctx, consumer.CachedInfo().Name)
 		})
 	}
@@ -153,7 +153,7 @@ func (r *Records) each(ctx context.Context, filter string, f func(Record) bool) 
 	defer messages.Stop()
 	for left > 0 {
 		var m jetstream.Msg
-		err := r.store.do(ctx, func(ctx context.Context) (err error) {
+		err := r.store.read(ctx, func(ctx context.Context) (err error) {
 			m, err = messages.Next(jetstream.NextContext(ctx))
 			return err
 		})

@@ -68,7 +68,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 			}
 		}), nats.ReconnectHandler(func(*nats.Conn) {
 			log.Info("the store's server is back")
-			s.gate.lift()
+			s.gate.lift(nil)
 		}))
 	} else {
 		var err error
@@ -124,6 +124,9 @@ func (s *Store) Close() {
 	}
 }
 
+// Shared reports whether other processes may use the same store.
+func (s *Store) Shared() bool { return s.engine == nil }
+
 // Room reports whether the store may take on n bytes of new work: nil, or ErrFull while less than the headroom would be
 // left on the embedded engine's disk. What was taken on before can then still be finished. Of a server elsewhere nothing
 // is known, and the answer is nil.
@@ -131,15 +134,25 @@ func (s *Store) Room(n int64) error {
 	if s.engine == nil {
 		return nil
 	}
-	if _, err := s.gate.pass(); err != nil {
+	if _, err := s.gate.pass(true); err != nil {
 		return err
 	}
 	return s.engine.room(n)
 }
 
-// do makes one call of the engine. It is bounded in time, and given up at once when the engine fails.
-func (s *Store) do(ctx context.Context, call func(context.Context) error) error {
-	up, err := s.gate.pass()
+// read makes a call of the engine that writes nothing, and write one that does. While the disk is full, the one works and
+// the other fails at once.
+func (s *Store) read(ctx context.Context, call func(context.Context) error) error {
+	return s.do(ctx, false, call)
+}
+
+func (s *Store) write(ctx context.Context, call func(context.Context) error) error {
+	return s.do(ctx, true, call)
+}
+
+// do makes one call. It is bounded in time, and given up at once when the engine fails.
+func (s *Store) do(ctx context.Context, write bool, call func(context.Context) error) error {
+	up, err := s.gate.pass(write)
 	if err != nil {
 		return err
 	}
@@ -203,7 +216,7 @@ func (s *Store) stream(ctx context.Context, want jetstream.StreamConfig) (stream
 		want.Replicas = 3
 		want.AllowDirect = false // a direct read may be answered by a replica that is behind
 	}
-	err = s.do(ctx, func(ctx context.Context) error {
+	err = s.write(ctx, func(ctx context.Context) error {
 		// Changing nothing would still cost a sync.
 		if stream, err = s.js.Stream(ctx, want.Name); err == nil {
 			have := stream.CachedInfo().Config
