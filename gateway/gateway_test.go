@@ -78,10 +78,15 @@ func openHouseWith(t testing.TB, o gateway.Options, claude http.Handler, changes
 	cfg := gateway.Defaults()
 	cfg.Server.Listen, cfg.Server.AdminListen = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Server.Drain = 5 * time.Second
-	cfg.Store.Dir = t.TempDir()
 	cfg.Upstream.BaseURL, cfg.Upstream.APIKey = h.upstream.server.URL, upstreamKey
 	cfg.Auth.Keys = []gateway.Key{{ID: "alice", Key: aliceKey, Plan: "default"}, {ID: "bob", Key: bobKey, Plan: "default"}}
 	cfg.Plans = map[string]limits.Plan{"default": {}}
+	dir, err := os.MkdirTemp("", "sluice-house-") // not t.TempDir: the log tells the name, and a test's name may look like a secret
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	cfg.Store.Dir = dir
 	for _, change := range changes {
 		change(&cfg)
 	}
