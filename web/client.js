@@ -238,7 +238,6 @@ export class MessageStream {
   }
 
   async #run() {
-    await null; // the caller listens first
     const client = this.#client, signal = this.#signal;
     this.#pace = {
       base: 1e3, failures: 0, limit: client.maxReconnects, patience: client.silence,

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import Anthropic from "../gateway/testdata/node/node_modules/@anthropic-ai/sdk/index.mjs";
 import Sluice, * as module from "./client.js";
-import { answer, ask, events, eventsURL, failure, frame, scripted, settle } from "./client.testing.mjs";
+import { answer, ask, events, eventsURL, frame, scripted } from "./client.testing.mjs";
 
 const { APIError, MessageStream } = module;
 
@@ -46,8 +46,10 @@ async function read(chunks, names = []) {
   const frames = [], told = [];
   stream.on("sse", (frame) => frames.push(frame));
   for (const name of names) stream.on(name, (...args) => told.push(JSON.stringify([name, ...args.slice(0, ARGUMENTS[name])])));
+  let block, input;
+  stream.on("contentBlock", (content) => ({ input } = block = content));
   const message = await stream.finalMessage().catch((error) => error);
-  return { frames, told, message, stream };
+  return { frames, told, message, stream, block, input };
 }
 
 test("every recorded stream, cut at any byte, gives the frames that the specification says", async () => {
@@ -78,6 +80,7 @@ test("lines are read as the specification says", async () => {
     ["id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\n", ["a", "1"], ["b"], ["c", ""]],
     ["id: 1\0\ndata: a\n\n", ["a"]],
     ["data: a\r\rdata: b\r\n\r\ndata: c\n\r", ["a"], ["b"], ["c"]],
+    ["data: a\r\ndata: b\r\n\r\ndata: c\rdata: d\r\r", ["a\nb"], ["c\nd"]],
     ["data: a\u2028b\u0085c\u000bd\fe\n\n", ["a\u2028b\u0085c\u000bd\fe"]],
     ["unknown: x\ndata: a\nunknown\n\n", ["a"]],
     [`data: ${"long ".repeat(300_000)}\n\n`, ["long ".repeat(300_000)]],
@@ -184,6 +187,8 @@ test("a tool's input is at each character what the official SDK says that it is 
       assert.deepEqual(ours.told, theirs.told, json);
       assert.deepStrictEqual(ours.message, theirs.message, json);
       assert.deepStrictEqual(ours.message.content[0].input, input);
+      assert.equal(ours.message.content[0], ours.block);
+      assert.equal(ours.message.content[0].input, ours.input); // not parsed again
     }
   }
 });

@@ -1,4 +1,5 @@
 // What the tests of client.js share: a gateway that answers as told, and events to tell.
+import { afterEach, beforeEach, mock } from "node:test";
 import Sluice from "./client.js";
 
 const utf8 = new TextEncoder();
@@ -81,3 +82,22 @@ export async function settle() {
 
 /** The error that a promise must be rejected with. */
 export const failure = (promise) => promise.then((value) => Promise.reject(new Error(`should have failed, not given ${JSON.stringify(value)}`)), (error) => error);
+
+/** Makes time stand still in each test of a file, until pass lets it go on; and lets nothing be left to chance. */
+export function tellTime() {
+  beforeEach(() => {
+    mock.timers.enable({ apis: ["setTimeout"] });
+    mock.method(Math, "random", () => 0);
+  });
+  afterEach(() => mock.reset());
+  afterEach(() => mock.timers.reset());
+}
+
+/** Lets a time pass, in steps in which what is due can happen. */
+export async function pass(ms) {
+  for (let left = ms; left > 0; left -= 250) {
+    await settle();
+    mock.timers.tick(Math.min(250, left));
+  }
+  await settle();
+}
