@@ -10,7 +10,7 @@
 export interface ClientOptions {
   /** Where Sluice is; a path in front of its routes is kept. Default: the origin that the module came from. */
   baseURL?: string | URL;
-  /** Sent as `x-api-key`. Where a session or a proxy says who calls, there is none. */
+  /** Sent as `x-api-key`. Where a cookie or a proxy says who calls, there is none. */
   apiKey?: string;
   /** Sent with every request to baseURL's origin, and to no other. */
   headers?: Record<string, string>;
