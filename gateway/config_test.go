@@ -159,7 +159,6 @@ relay:
   abandon_after: {messages: never, streams: 3s}
   retention: 4h
   memory: 1 GiB
-store: {dir: /var/lib/sluice, nats_url: "nats://u:p@a:4222, tls://b"}
 background: {concurrency: 3, retention: 100h}
 log: {level: debug, format: json}
 `, fakeEnv("ANTHROPIC_API_KEY=x", "KEY=plain", "RPM=2"))

@@ -108,6 +108,7 @@ func needRestart(running, cfg Config) (keys []string) {
 		{"relay.memory", r.Memory != cfg.Relay.Memory},
 		{"store.dir", running.Store.Dir != cfg.Store.Dir},
 		{"store.nats_url", running.Store.NatsURL != cfg.Store.NatsURL},
+		{"background", running.Background != cfg.Background},
 		{"callbacks.secrets", !slices.Equal(running.Callbacks.Secrets, cfg.Callbacks.Secrets)},
 		{"callbacks.allow_hosts", !slices.Equal(running.Callbacks.AllowHosts, cfg.Callbacks.AllowHosts)},
 		{"callbacks.allow_private", running.Callbacks.AllowPrivate != cfg.Callbacks.AllowPrivate},

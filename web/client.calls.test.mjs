@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import Sluice, { APIError, APIUserAbortError, MessageStream } from "./client.js";
+import Sluice, { APIConnectionError, APIError, APIUserAbortError, MessageStream } from "./client.js";
 import { answer, ask, events, eventsURL, failure, json, nothing, pass, refusal, scripted, silence, tellTime, unreachable } from "./client.testing.mjs";
 
 tellTime();

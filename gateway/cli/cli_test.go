@@ -131,9 +131,6 @@ func (r *running) ends(want int) {
 	}
 }
 
-// storeIn is a configuration's store that ends with the test.
-func storeIn(t testing.TB) string { return fmt.Sprintf("store: {dir: %q}\n", t.TempDir()) }
-
 // file writes a configuration, whose store is the test's own.
 func file(t testing.TB, text string) string {
 	t.Helper()
@@ -256,7 +253,7 @@ func TestKeyPrintsALineThatTheConfigurationTakes(t *testing.T) {
 		t.Error("the line holds the key, or each key is the same")
 	}
 	// And with the key one gets in.
-	path := file(t, storeIn(t)+"server: {listen: \"127.0.0.1:0\", admin_listen: \"127.0.0.1:0\"}\nauth:\n  keys:\n    "+line[1]+"\n")
+	path := file(t, "server: {listen: \"127.0.0.1:0\", admin_listen: \"127.0.0.1:0\"}\nauth:\n  keys:\n    "+line[1]+"\n")
 	r := begin(t, "serve", "-config", path)
 	at := r.finds(`callers=(\S+)`)[1]
 	if code, body := get(t, "http://"+at+"/v1/streams", "x-api-key", plain[1]); code != 200 {
@@ -271,7 +268,7 @@ func TestKeyPrintsALineThatTheConfigurationTakes(t *testing.T) {
 func TestHealthAsksTheConfiguredAddress(t *testing.T) {
 	t.Parallel()
 	keys := "auth: {keys: [{id: alice, key: sk-alice}]}\n"
-	r := begin(t, "-config", file(t, keys+storeIn(t)+"server: {listen: \"127.0.0.1:0\", admin_listen: \"127.0.0.1:0\"}\n"))
+	r := begin(t, "-config", file(t, keys+"server: {listen: \"127.0.0.1:0\", admin_listen: \"127.0.0.1:0\"}\n"))
 	operators := r.finds(`operators=(\S+)`)[1]
 	_, port, _ := net.SplitHostPort(operators)
 	for _, address := range []string{operators, ":" + port, "0.0.0.0:" + port} {

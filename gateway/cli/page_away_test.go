@@ -105,6 +105,7 @@ func startGateway(t *testing.T, listen string) (url string, stop func()) {
 	cfg.Upstream.BaseURL, cfg.Upstream.APIKey = upstream.URL, "simulated"
 	cfg.Server.Listen, cfg.Server.AdminListen, cfg.Server.Drain = listen, "127.0.0.1:0", 0
 	cfg.Auth.Keys = []gateway.Key{{ID: "alice", Key: aliceKey, Plan: "default"}}
+	cfg.Store.Dir = t.TempDir()
 	cfg.Auth.TicketSecret = strings.Repeat("5e", 32)
 	g, err := gateway.New(cfg, gateway.Options{Version: "test"})
 	if err == nil {

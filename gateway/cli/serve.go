@@ -144,11 +144,6 @@ func demo(env Environment, args []string) int {
 	cfg.Plans = map[string]limits.Plan{"default": {ConcurrentStreams: 1000}}
 	cfg.Auth.Keys = []gateway.Key{{ID: "demo", Key: demoKey, Plan: "default"}}
 	cfg.Server.Drain = 2 * time.Second // nobody waits for a demo
-	if cfg.Store.Dir, err = os.MkdirTemp("", "sluice-demo-"); err != nil {
-		fmt.Fprintln(env.Stderr, "sluice:", err)
-		return exitFailed
-	}
-	defer os.RemoveAll(cfg.Store.Dir)
 	g, err := demoGateway(env, cfg, *listen)
 	if err != nil {
 		fmt.Fprintln(env.Stderr, "sluice:", err)
