@@ -213,7 +213,7 @@ func TestRefusalsForNowAreWaitedForLongerEachTimeAndThenTheStreamFails(t *testin
 	r := open(t, store.Config{Dir: t.TempDir()})
 	const never = "x-should-retry"
 	rec := r.accept()
-	r.says(529, refuses(claude.Overloaded), "retry-after", "300") // over what is waited for on the spot
+	r.says(503, refuses(claude.Overloaded), "retry-after", "300") // over what is waited for on the spot; a 529 would hold back the next try, too
 	for refused := 1; refused <= 3; refused++ {
 		v := r.try(rec)
 		if v.done || v.outcome != outcomeRefused || v.wait != 300*time.Second {
