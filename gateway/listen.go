@@ -46,7 +46,8 @@ const (
 
 func (g *Gateway) server(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: headerPatience, IdleTimeout: idlePatience, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug)}
+		DisableGeneralOptionsHandler: true, // OPTIONS * is answered, counted and logged as any other request
+		ErrorLog:                     slog.NewLogLogger(g.log.Handler(), slog.LevelDebug)}
 }
 
 // An HTTP/2 connection carries all streams of a browser. One whose peer has gone without a word is asked once it has

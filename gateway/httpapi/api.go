@@ -98,8 +98,8 @@ func New(cfg Config, a *auth.Auth, r *relay.Relay, bg *background.Background, ca
 	get("/v1/callbacks/secret", api.callbackSecret)
 	e.POST("/v1/callbacks/:id/redeliver", api.redeliver)
 	for _, path := range cfg.ForwardPaths {
-		e.Any(path, api.forwardAny)
-		e.Any(path+"/*", api.forwardAny)
+		e.Match(forwardedMethods, path, api.forwardAny)
+		e.Match(forwardedMethods, path+"/*", api.forwardAny)
 	}
 	for _, path := range cfg.PagePaths {
 		get(path, echo.WrapHandler(cfg.Page))

@@ -28,6 +28,10 @@ func (a *API) forwardJSON(c echo.Context) error {
 	return nil
 }
 
+// forwardedMethods are what the API has. TRACE would make a server on the way answer with the request as it came, the
+// account's key and all, and CONNECT is for proxies.
+var forwardedMethods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
+
 // forwardAny passes a call on that the operator has listed, whatever its answer is.
 func (a *API) forwardAny(c echo.Context) error {
 	req, b, err := a.plain(c)
