@@ -48,34 +48,48 @@ func TestOldHTTPStalledReaderIsEnded(t *testing.T) {
 	h.becomes(`sluice_viewers_ended_total{reason="stalled"}`, 1)
 }
 
-// TestRequestBehindAStreamIsNotAnswered: the stream has the connection to itself, and says so.
+// TestRequestBehindAStreamIsNotAnswered: the stream has the connection to itself, and says so. What comes behind its
+// request, at once or later, is nobody's.
 func TestRequestBehindAStreamIsNotAnswered(t *testing.T) {
 	t.Parallel()
-	h := openHouse(t, saying(5))
-	head := "POST /v1/messages HTTP/1.1\r\nHost: sluice\r\nX-Api-Key: " + aliceKey + "\r\nContent-Type: application/json\r\n"
 	body := ask("short")
-	conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
-	one := fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", head, len(body), body)
-	io.WriteString(conn, one+one)
-	in := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(in, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !resp.Close {
-		t.Error("the response does not say that the connection closes")
-	}
-	endsWith(t, newReading(t, resp).rest(), "message_stop")
-	if more, err := io.ReadAll(in); len(more) > 0 {
-		t.Errorf("more came: %q, %v", more, err)
-	}
-	if n := len(h.upstream.requests()); n != 1 {
-		t.Errorf("%d requests at the upstream", n)
+	head := "POST /v1/messages HTTP/1.1\r\nHost: sluice\r\nX-Api-Key: " + aliceKey + "\r\nContent-Type: application/json\r\n"
+	for name, one := range map[string]string{
+		"a length":            fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", head, len(body), body),
+		"chunks":              fmt.Sprintf("%sTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", head, len(body), body),
+		"a length and chunks": fmt.Sprintf("%sContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", head, len(body), body),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFaucet()
+			h := openHouse(t, f)
+			conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(patience))
+			io.WriteString(conn, one+one)
+			up := f.next(t)
+			up.send(start)
+			in := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !resp.Close {
+				t.Error("the response does not say that the connection closes")
+			}
+			io.WriteString(conn, one)
+			up.finish()
+			endsWith(t, newReading(t, resp).rest(), "message_stop")
+			if more, err := io.ReadAll(in); len(more) > 0 {
+				t.Errorf("more came: %q, %v", more, err)
+			}
+			if n := len(h.upstream.requests()); n != 1 {
+				t.Errorf("%d requests at the upstream", n)
+			}
+		})
 	}
 }
 

@@ -172,7 +172,14 @@ func (a *API) around(next echo.HandlerFunc) echo.HandlerFunc {
 		rand.Read(b[:])
 		id := "req_" + hex.EncodeToString(b[:])
 		c.Set(idKey, id)
-		c.Response().Header().Set("Request-Id", id)
+		h := c.Response().Header()
+		h.Set("Request-Id", id)
+		if c.Request().ProtoMajor == 1 && len(c.Request().TransferEncoding) > 0 {
+			// A body in chunks may have come with a length as well, by which a proxy in front may see another end and take
+			// what follows for somebody else's request. net/http does not tell, so nothing that follows is read
+			// (RFC 9112 §6.1).
+			h.Set("Connection", "close")
+		}
 		defer func() {
 			p := recover()
 			if p != nil && p != http.ErrAbortHandler {

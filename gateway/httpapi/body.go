@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -79,8 +80,10 @@ func (b *body) readAll(r io.Reader, first int) error {
 // readBody reads a request's body.
 func (a *API) readBody(c echo.Context) (*body, error) {
 	r := c.Request()
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return nil, refuse(http.StatusUnsupportedMediaType, claude.InvalidRequest, "Requests are taken without Content-Encoding only.")
+	for _, encoding := range r.Header["Content-Encoding"] { // a few bytes of one can be gigabytes
+		if encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return nil, refuse(http.StatusUnsupportedMediaType, claude.InvalidRequest, "Requests are taken without Content-Encoding only.")
+		}
 	}
 	if r.ContentLength > maxBody {
 		return nil, &http.MaxBytesError{Limit: maxBody}
