@@ -1,13 +1,138 @@
 package gateway_test
 
 import (
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"sluice/gateway"
+	"sluice/gateway/simulator"
 )
 
 // What the gateway shows of itself, and where it can be made to go.
+
+// trap is an address that nobody may be led to.
+func trap(t testing.TB) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	visits := make(chan string, 1)
+	go func() {
+		defer close(visits)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			select {
+			case visits <- conn.RemoteAddr().String():
+			default:
+			}
+			conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		for range visits {
+			t.Error("a caller has led the gateway to an address of its own")
+		}
+	})
+	return l.Addr().String()
+}
+
+// TestNoCallerChoosesWhereRequestsGo names an address in everything that a caller writes.
+func TestNoCallerChoosesWhereRequestsGo(t *testing.T) {
+	t.Parallel()
+	evil := trap(t)
+	hosts := make(chan string, 100)
+	h := openHouse(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hosts <- r.Host
+		simulator.New(simulator.Options{}).ServeHTTP(w, r)
+	}), func(c *gateway.Config) { c.Upstream.ForwardPaths = []string{"/v1/files"} })
+	own := strings.TrimPrefix(h.upstream.server.URL, "http://")
+	key := "X-Api-Key: " + aliceKey + "\r\nConnection: close\r\n"
+	for _, sent := range []string{
+		"GET /v1/models HTTP/1.1\r\nHost: " + evil + "\r\n",
+		"GET http://" + evil + "/v1/models HTTP/1.1\r\nHost: sluice\r\n",
+		"GET http://x:y@" + evil + "/v1/models HTTP/1.1\r\nHost: sluice\r\n",
+		"GET https://" + evil + "/v1/models HTTP/1.1\r\nHost: " + evil + "\r\n",
+		"GET ftp://" + evil + "/v1/models HTTP/1.1\r\nHost: sluice\r\n",
+		"GET http://" + evil + "/v1/files/f HTTP/1.1\r\nHost: sluice\r\n",
+		"GET /v1/files/http://" + evil + "/ HTTP/1.1\r\nHost: sluice\r\n",
+		"GET /v1/files/@" + evil + " HTTP/1.1\r\nHost: sluice\r\n",
+		"GET /v1/models/@" + evil + " HTTP/1.1\r\nHost: sluice\r\n",
+		"GET /v1/models?base_url=http://" + evil + "&@" + evil + " HTTP/1.1\r\nHost: sluice\r\n",
+		"GET //" + evil + "/v1/models HTTP/1.1\r\nHost: sluice\r\n",
+		"GET @" + evil + "/v1/models HTTP/1.1\r\nHost: sluice\r\n",
+		"CONNECT " + evil + " HTTP/1.1\r\nHost: " + evil + "\r\n",
+	} {
+		h.wire(t, sent+key+"\r\n")
+	}
+	for _, header := range []string{"x-forwarded-host", "x-forwarded-server", "x-original-url", "x-rewrite-url", "x-http-host-override", "forwarded", "via", "referer", "origin", "proxy", "anthropic-base-url", "x-stainless-base-url"} {
+		h.do("GET", "/v1/models", "", header, "http://"+evil+"/").status(200)
+	}
+	h.do("POST", "/v1/messages", request("short", `"metadata":{"user_id":"http://`+evil+`/"}`, `"base_url":"http://`+evil+`/"`)).status(200)
+	h.do("POST", "/v1/messages", `{"model":"claude-sonnet-4-6","max_tokens":9,"messages":[{"role":"user","content":[{"type":"image","source":{"type":"url","url":"http://`+evil+`/"}},{"type":"text","text":"short"}]}],"mcp_servers":[{"type":"url","url":"http://`+evil+`/","name":"x"}]}`).status(200)
+	for _, path := range []string{"/v1/messages", "/v1/streams"} {
+		h.do("POST", path, ask("short"), "sluice-callback-url", "http://"+evil+"/").refused(400, "invalid_request_error")
+	}
+	if len(hosts) < 15 {
+		t.Errorf("only %d requests reached the upstream", len(hosts))
+	}
+	for len(hosts) > 0 {
+		if host := <-hosts; host != own {
+			t.Errorf("the upstream was called %q", host)
+		}
+	}
+}
+
+func TestHostIsOneAndNamesOnlyItsSendersURLs(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, saying(1))
+	for _, host := range []string{"a b", "a/b", "a?b", "a#b", "u@a", "a,b", `a"b`, "a<b>", "a;b", "a'b", "a\\b", "a:b", "a:1:2", "[::1", "::1", "[a]x", ":80", "a%0d%0ab", "a%20b", "b\xfccher.example", "", "{a}", "$a", "a|b"} {
+		statuses := h.wire(t, "GET /v1/models HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\nX-Api-Key: "+aliceKey+"\r\n\r\n")
+		if !slices.Equal(statuses, []int{400}) {
+			t.Errorf("Host %q is answered with %d", host, statuses)
+		}
+	}
+	if n := len(h.upstream.requests()); n != 0 {
+		t.Fatalf("%d requests reached the upstream", n)
+	}
+	mine := h.start(request("short"), "x-forwarded-host", "evil.example", "x-forwarded-proto", "https", "forwarded", "host=evil.example", "x-host", "evil.example")
+	if !strings.HasPrefix(mine.EventsURL, h.url+"/v1/streams/") {
+		t.Errorf("events_url %q", mine.EventsURL)
+	}
+	body := request("short")
+	for _, host := range []string{"evil.example", "EVIL.example:8080", "127.0.0.1:1", "[::1]:80", "my_service", "xn--bcher-kva.example"} {
+		a := h.raw(t, fmt.Sprintf("POST /v1/streams HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Type: application/json\r\nX-Api-Key: %s\r\nContent-Length: %d\r\n\r\n%s", host, aliceKey, len(body), body)).status(201)
+		var o object
+		if a.into(&o); !strings.HasPrefix(o.EventsURL, "http://"+host+"/v1/streams/") || !strings.HasPrefix(a.header.Get("Location"), "http://"+host+"/v1/streams/") {
+			t.Errorf("Host %s: %s, %s", host, o.EventsURL, a.header.Get("Location"))
+		}
+		if a.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("Host %s: may be kept for others: %v", host, a.header)
+		}
+	}
+	if o := h.get(mine.ID); !strings.HasPrefix(o.EventsURL, h.url+"/v1/streams/") {
+		t.Errorf("another caller's Host is in events_url %q", o.EventsURL)
+	}
+	a := h.raw(t, fmt.Sprintf("POST /v1/streams HTTP/1.0\r\nContent-Type: application/json\r\nX-Api-Key: %s\r\nContent-Length: %d\r\n\r\n%s", aliceKey, len(body), body)).status(201)
+	var o object
+	if a.into(&o); !strings.HasPrefix(o.EventsURL, h.url+"/v1/streams/") {
+		t.Errorf("without a Host: %s", o.EventsURL)
+	}
+
+	public := openHouse(t, saying(1), func(c *gateway.Config) { c.Server.PublicURL = "https://sluice.example" })
+	a = public.raw(t, fmt.Sprintf("POST /v1/streams HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\nContent-Type: application/json\r\nX-Api-Key: %s\r\nContent-Length: %d\r\n\r\n%s", aliceKey, len(body), body)).status(201)
+	if strings.Contains(a.body+a.header.Get("Location"), "evil") {
+		t.Errorf("the Host of a request is in %s", a.body)
+	}
+}
 
 func TestOddMethodsDoNothing(t *testing.T) {
 	t.Parallel()

@@ -202,6 +202,9 @@ func (a *API) around(next echo.HandlerFunc) echo.HandlerFunc {
 		if c.Request().ContentLength != 0 {
 			control.SetReadDeadline(time.Now().Add(bodyPatience))
 		}
+		if err := checkTarget(c.Request()); err != nil {
+			return err
+		}
 		return next(c)
 	}
 }
@@ -242,5 +245,9 @@ func (a *API) baseURL(r *http.Request) string {
 	if a.cfg.PublicURL != "" {
 		return a.cfg.PublicURL
 	}
-	return a.auth.Scheme(r) + "://" + r.Host
+	host := r.Host
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && host == "" { // HTTP/1.0 has none
+		host = local.String()
+	}
+	return a.auth.Scheme(r) + "://" + host
 }
