@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -155,4 +156,96 @@ func TestOddMethodsDoNothing(t *testing.T) {
 	}
 	a := h.raw(t, "TRACE /v1/models HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n")
 	a.refused(405, "invalid_request_error")
+}
+
+func TestNoConnectionIsHandedToAnotherProtocol(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, saying(1))
+	o := h.start(request("short"))
+	for _, upgrade := range []string{
+		"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\nSec-WebSocket-Version: 13\r\n",
+		"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+		"Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n",
+	} {
+		for path, want := range map[string]int{"/v1/streams": 200, strings.TrimPrefix(o.EventsURL, h.url): 200, "/v1/streams/" + o.ID: 200, "/nothing": 404} {
+			a := h.raw(t, "GET "+path+" HTTP/1.1\r\nHost: sluice\r\nX-Api-Key: "+aliceKey+"\r\n"+strings.Replace(upgrade, "Connection: ", "Connection: close, ", 1)+"\r\n")
+			if a.code != want || a.header.Get("Upgrade") != "" {
+				t.Errorf("%s: %q: %d %v", path, upgrade, a.code, a.header)
+			}
+		}
+	}
+}
+
+// TestEveryAnswerSaysHowBrowsersShouldTakeIt looks at one answer of each kind.
+func TestEveryAnswerSaysHowBrowsersShouldTakeIt(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/files/page" {
+			w.Header().Set("Content-Type", "text/html")
+			io.WriteString(w, "<script>alert(document.cookie)</script>")
+			return
+		}
+		simulator.New(simulator.Options{}).ServeHTTP(w, r)
+	}), func(c *gateway.Config) { c.Upstream.ForwardPaths = []string{"/v1/files"} })
+	o := h.start(request("short"))
+	h.reaches(o.ID, "completed")
+	for _, c := range []struct {
+		method, path, body string
+		headers            []string
+		status             int
+	}{
+		{"GET", "/", "", nil, 200}, {"GET", "/client.js", "", nil, 200}, {"GET", "/page.css", "", nil, 200}, {"HEAD", "/page.js", "", nil, 200},
+		{"POST", "/v1/messages", request("short"), nil, 200}, {"POST", "/v1/messages", ask("short"), nil, 200}, {"POST", "/v1/messages/count_tokens", request("short"), nil, 200}, {"GET", "/v1/models", "", nil, 200},
+		{"GET", "/v1/streams", "", nil, 200}, {"HEAD", "/v1/streams/" + o.ID, "", nil, 200}, {"GET", "/v1/streams/" + o.ID, "", nil, 200}, {"GET", "/v1/streams/" + o.ID + "/events", "", nil, 200}, {"GET", "/v1/streams/" + o.ID + "/events", "", []string{"last-event-id", "999"}, 200},
+		{"GET", "/v1/files/page", "", nil, 200}, {"OPTIONS", "/v1/models", "", nil, 204}, {"GET", "/nothing", "", nil, 404}, {"PUT", "/v1/messages", "", nil, 405}, {"POST", "/v1/messages", "{", nil, 400}, {"POST", "/v1/messages", "{}", []string{"content-type", "text/html"}, 415},
+		{"GET", "/v1/streams", "", []string{"x-api-key", "<script>"}, 401}, {"POST", "/v1/messages", ask("fault:html"), nil, 502},
+	} {
+		a := h.do(c.method, c.path, c.body, c.headers...).status(c.status)
+		policy := a.header.Get("Content-Security-Policy")
+		if a.header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "frame-ancestors 'none'") {
+			t.Errorf("%s %s: %v", c.method, c.path, a.header)
+		}
+		page := strings.Contains(a.header.Get("Content-Type"), "html") && c.path == "/"
+		if sandboxed := strings.Contains(policy, "sandbox"); !page && strings.HasPrefix(c.path, "/v1/") && !sandboxed {
+			t.Errorf("%s %s may run as a page: %v", c.method, c.path, a.header)
+		}
+		if kind := a.header.Get("Content-Type"); strings.Contains(kind, "html") && !page && c.path != "/v1/files/page" {
+			t.Errorf("%s %s is %s", c.method, c.path, kind)
+		}
+		for _, name := range []string{"Server", "X-Powered-By", "Set-Cookie", "Via"} {
+			if a.header.Get(name) != "" {
+				t.Errorf("%s %s: %s: %s", c.method, c.path, name, a.header.Get(name))
+			}
+		}
+	}
+	for _, path := range []string{"/metrics", "/healthz", "/readyz", "/debug/pprof/", "/nothing"} {
+		if a := h.fetch("GET", h.admin+path, ""); a.header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s of the operators: %v", path, a.header)
+		}
+	}
+}
+
+func TestOperatorsRoutesAreNotForCallers(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, saying(1), func(c *gateway.Config) { c.Upstream.ForwardPaths = []string{"/v1/files"} })
+	for path, there := range map[string]bool{"/metrics": true, "/healthz": true, "/readyz": true, "/debug/pprof/": true, "/debug/pprof/cmdline": true, "/debug/pprof/symbol": true, "/debug/pprof/heap": true, "/debug/pprof/goroutine?debug=2": true,
+		"/debug/pprof/profile": false, "/debug/pprof/trace": false, "/usage": false, "/debug": false, "/debug/vars": false} {
+		if there {
+			h.fetch("GET", h.admin+path, "").status(200)
+		}
+		for _, spelled := range []string{path, "/" + path, "/v1/.." + path, "/v1/files/../.." + path, "/." + path, strings.ToUpper(path), strings.Replace(path, "/", "/%2e/", 1)} {
+			for _, method := range []string{"GET", "POST"} {
+				a := h.raw(t, method+" "+spelled+" HTTP/1.1\r\nHost: "+strings.TrimPrefix(h.admin, "http://")+"\r\nX-Forwarded-For: 127.0.0.1\r\nX-Api-Key: "+aliceKey+"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				if a.code != 404 {
+					t.Errorf("%s %s is answered with %d", method, spelled, a.code)
+				}
+			}
+		}
+	}
+	for _, path := range []string{"/", "/v1/messages", "/v1/streams", "/v1/models", "/client.js"} {
+		h.fetch("GET", h.admin+path, "").status(404)
+	}
+	if n := len(h.upstream.requests()); n != 0 {
+		t.Errorf("%d requests reached the upstream", n)
+	}
 }

@@ -165,6 +165,10 @@ func (a *API) Close(ctx context.Context) {
 
 const idKey = "sluice-request-id"
 
+// answerPolicy keeps an answer from being a page, also a file that the upstream calls one: with the visitor's cookie it
+// would be of the gateway's own origin. The page and its parts bring a policy of their own.
+const answerPolicy = "default-src 'none'; frame-ancestors 'none'; sandbox"
+
 // around gives each request its id, counts it, and turns a panic into an answer.
 func (a *API) around(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
@@ -174,6 +178,8 @@ func (a *API) around(next echo.HandlerFunc) echo.HandlerFunc {
 		c.Set(idKey, id)
 		h := c.Response().Header()
 		h.Set("Request-Id", id)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", answerPolicy)
 		if c.Request().ProtoMajor == 1 && len(c.Request().TransferEncoding) > 0 {
 			// A body in chunks may have come with a length as well, by which a proxy in front may see another end and take
 			// what follows for somebody else's request. net/http does not tell, so nothing that follows is read
