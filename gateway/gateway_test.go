@@ -90,7 +90,10 @@ func openHouseWith(t testing.TB, o gateway.Options, claude http.Handler, changes
 	for _, change := range changes {
 		change(&cfg)
 	}
-	o.Version, o.Log = "test", slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	o.Version = "test"
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	g, err := gateway.New(cfg, o)
 	if err == nil {
 		if err = g.Listen(); err != nil {
