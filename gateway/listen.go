@@ -25,12 +25,17 @@ func (g *Gateway) Listen() (err error) {
 		g.public = nil
 		return fmt.Errorf("server.admin_listen: %w", err)
 	}
-	if g.cert != nil {
-		g.public = tls.NewListener(g.public, &tls.Config{
-			MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.cert.get(), nil }, NextProtos: []string{"h2", "http/1.1"},
-		})
-	}
+	g.public = g.secure(g.public)
 	return nil
+}
+
+// secure speaks TLS on what the listener accepts, where there is a certificate.
+func (g *Gateway) secure(l net.Listener) net.Listener {
+	if g.cert == nil {
+		return l
+	}
+	return tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.cert.get(), nil }})
 }
 
 // Addr is where callers reach the gateway once it listens, AdminAddr where operators do.
