@@ -92,7 +92,7 @@ func inBubble(t *testing.T, change func(*Gateway), visit func(h *slowHouse)) {
 		}
 		r := Defaults().Relay
 		streams := relay.New(relay.Config{Retention: r.Retention, Memory: r.Memory}, client, limits.New(map[string]limits.Plan{"default": {}}), limits.NewQueue(0), m, log)
-		api := httpapi.New(httpapi.Config{Hold: r.Hold, PingInterval: r.PingInterval, StallTimeout: r.StallTimeout, Origins: origins}, who, streams, nil, nil, client, m, log)
+		api := httpapi.New(httpapi.Config{Hold: r.Hold, PingInterval: r.PingInterval, StallTimeout: r.StallTimeout, Origins: origins}, who, streams, nil, nil, nil, client, m, log)
 		g := &Gateway{cfg: Defaults(), log: log, api: api}
 		change(g)
 		h := &slowHouse{t, api, newPipes()}
