@@ -78,7 +78,7 @@ func (b *Background) look(ctx context.Context, owner, id string) (*record, *rela
 // lookElsewhere learns what other processes have done with the streams that this one's relay has: who waits here for one
 // that has ended gets it, and one that was canceled or deleted stops.
 func (b *Background) lookElsewhere(ctx context.Context) {
-	for _, s := range b.relay.KeptOnes() {
+	for _, s := range b.relay.KeptStreams() {
 		r, err := b.find(ctx, store.Key{s.Owner, s.ID})
 		switch {
 		case errors.Is(err, relay.ErrNotFound), err == nil && r.over() && !s.Waiting():

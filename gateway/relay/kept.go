@@ -159,8 +159,8 @@ func (s *Stream) enter(b Beginning, cancel context.CancelCauseFunc, body int64) 
 	return nil
 }
 
-// KeptOnes is the kept streams that have not ended.
-func (r *Relay) KeptOnes() (kept []*Stream) {
+// KeptStreams is the kept streams that have not ended.
+func (r *Relay) KeptStreams() (kept []*Stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.streams {

@@ -151,13 +151,20 @@ func TestRefusedBeginningLeavesAKeptStreamWaiting(t *testing.T) {
 			}
 		}
 		h.want(map[string]float64{"sluice_streams_active": 0})
-		c, begun := h.begins(s, 1)
+		c, begun := h.begins(s, 3) // two others were begun by other processes meanwhile
 		c.send(answer("Hello")...)
-		k.keeps()
+		if e := k.keeps(); e.Attempt != 3 {
+			t.Errorf("%+v", e)
+		}
 		if err := <-begun; err != nil {
 			t.Error(err)
 		}
-		checkDelivery(t, answer("Hello"), "", follow(t, v), 0, 6, false)
+		checkDelivery(t, answer("Hello"), "3.", follow(t, v), 0, 6, false)
+		late, resume, reason, err := s.Attach("2.1", false)
+		if err != nil || resume != ResumeResync || reason != NewAttempt {
+			t.Fatalf("%v, %v, %v", resume, reason, err)
+		}
+		late.Detach(EndGone)
 		h.want(map[string]float64{outcome(Completed): 1, outcome(Failed): 0})
 		pass(time.Hour)
 		h.quiet()
