@@ -202,11 +202,11 @@ func TestEveryAnswerSaysHowBrowsersShouldTakeIt(t *testing.T) {
 	} {
 		a := h.do(c.method, c.path, c.body, c.headers...).status(c.status)
 		policy := a.header.Get("Content-Security-Policy")
-		if a.header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "frame-ancestors 'none'") {
+		if a.header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(policy, "frame-ancestors 'none'") {
 			t.Errorf("%s %s: %v", c.method, c.path, a.header)
 		}
-		page := strings.Contains(a.header.Get("Content-Type"), "html") && c.path == "/"
-		if sandboxed := strings.Contains(policy, "sandbox"); !page && strings.HasPrefix(c.path, "/v1/") && !sandboxed {
+		page := c.path == "/"
+		if strings.Contains(a.header.Get("Content-Type"), "html") && !page && (!strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "sandbox")) {
 			t.Errorf("%s %s may run as a page: %v", c.method, c.path, a.header)
 		}
 		if kind := a.header.Get("Content-Type"); strings.Contains(kind, "html") && !page && c.path != "/v1/files/page" {
@@ -229,7 +229,7 @@ func TestOperatorsRoutesAreNotForCallers(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, saying(1), func(c *gateway.Config) { c.Upstream.ForwardPaths = []string{"/v1/files"} })
 	for path, there := range map[string]bool{"/metrics": true, "/healthz": true, "/readyz": true, "/debug/pprof/": true, "/debug/pprof/cmdline": true, "/debug/pprof/symbol": true, "/debug/pprof/heap": true, "/debug/pprof/goroutine?debug=2": true,
-		"/debug/pprof/profile": false, "/debug/pprof/trace": false, "/usage": false, "/debug": false, "/debug/vars": false} {
+		"/debug/pprof/profile": false, "/debug/pprof/trace": false, "/usage": true, "/debug": false, "/debug/vars": false} {
 		if there {
 			h.fetch("GET", h.admin+path, "").status(200)
 		}

@@ -165,9 +165,13 @@ func (a *API) Close(ctx context.Context) {
 
 const idKey = "sluice-request-id"
 
-// answerPolicy keeps an answer from being a page, also a file that the upstream calls one: with the visitor's cookie it
-// would be of the gateway's own origin. The page and its parts bring a policy of their own.
-const answerPolicy = "default-src 'none'; frame-ancestors 'none'; sandbox"
+// What a browser may make of an answer. No answer can be framed; the page says more of itself. Bytes under a type that the
+// upstream chose are no page either, also where it calls them one: that would be of the gateway's own origin, with the
+// visitor's cookie.
+const (
+	answerPolicy   = "frame-ancestors 'none'"
+	upstreamPolicy = "default-src 'none'; frame-ancestors 'none'; sandbox"
+)
 
 // around gives each request its id, counts it, and turns a panic into an answer.
 func (a *API) around(next echo.HandlerFunc) echo.HandlerFunc {

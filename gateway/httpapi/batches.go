@@ -182,6 +182,7 @@ func (a *API) batchResults(c echo.Context) error {
 	takeID(c, resp.Header)
 	h := c.Response().Header()
 	h.Set("Content-Type", resp.Header.Get("Content-Type"))
+	h.Set("Content-Security-Policy", upstreamPolicy)
 	h.Set("Cache-Control", "no-store")
 	if r.Method == http.MethodHead {
 		return c.NoContent(http.StatusOK)

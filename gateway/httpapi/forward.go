@@ -50,6 +50,7 @@ func (a *API) forwardAny(c echo.Context) error {
 			h.Set(name, v)
 		}
 	}
+	h.Set("Content-Security-Policy", upstreamPolicy)
 	h.Set("Cache-Control", "no-store")
 	if err := a.copy(c, resp); err != nil {
 		a.log.Warn("forwarded answer broke off", "route", route(c), "request_id", requestID(c), "error", err)
