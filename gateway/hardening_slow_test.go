@@ -162,7 +162,7 @@ func (h *slowHouse) serves() {
 	begun := time.Now()
 	conn := h.public.dial(h.t)
 	defer conn.Close()
-	go io.WriteString(conn, "GET /v1/streams HTTP/1.1\r\nHost: sluice\r\nX-Api-Key: "+slowKey+"\r\nConnection: close\r\n\r\n")
+	go io.WriteString(conn, "GET /v1/usage HTTP/1.1\r\nHost: sluice\r\nX-Api-Key: "+slowKey+"\r\nConnection: close\r\n\r\n")
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil || resp.StatusCode != http.StatusOK || time.Since(begun) > 0 {
 		h.t.Errorf("somebody else is answered with %v, %v after %s", resp, err, time.Since(begun))
@@ -184,7 +184,7 @@ func (h *slowHouse) held() (bytes float64) {
 }
 
 func TestSlowHeadersAreCutOffAndStopNobody(t *testing.T) {
-	const get = "GET /v1/streams HTTP/1.1\r\nHost: sluice\r\n"
+	const get = "GET /v1/usage HTTP/1.1\r\nHost: sluice\r\n"
 	inBubble(t, func(*Gateway) {}, func(h *slowHouse) {
 		attackers := map[string]*attacker{
 			"silence":               h.attack("", "", 0),
@@ -324,7 +324,7 @@ func block(fields ...string) []byte {
 }
 
 func TestSlowSendersOverHTTP2AreCutOffAndStopNobody(t *testing.T) {
-	get := block(":method", "GET", ":scheme", "http", ":authority", "sluice", ":path", "/v1/streams", "x-api-key", slowKey)
+	get := block(":method", "GET", ":scheme", "http", ":authority", "sluice", ":path", "/v1/usage", "x-api-key", slowKey)
 	post := block(":method", "POST", ":scheme", "http", ":authority", "sluice", ":path", "/v1/messages", "x-api-key", slowKey, "content-type", "application/json")
 	inBubble(t, func(g *Gateway) { g.cfg.Server.H2C = true }, func(h *slowHouse) {
 		h.attack(http2.ClientPreface[:10], "", 0).ends(t, "half a preface", headerPatience, headerPatience, 400)
