@@ -45,9 +45,10 @@ type Exceeded struct {
 	Burst int    // how many requests may come at once
 	Asked int64  // what the request needs of it
 	Plan  string // the plan's name
+	Batch bool   // refused is a batch, for its requests
 
 	// RetryAfter is above 0. Of the limits per minute it is exact: after it the request passes, unless others come
-	// before it. Of ConcurrentStreams, and of tokens of the day that open streams have reserved, it is when asking
+	// before it. Of ConcurrentStreams, and of tokens of the day that open streams or batches have reserved, it is when asking
 	// again makes sense: at least 5 s, and not before the other limits let the request pass. Of TokensPerDay it is the
 	// time to midnight.
 	RetryAfter time.Duration
@@ -57,6 +58,14 @@ type Exceeded struct {
 // Error is for the caller to read: it says which limit of which plan, its value, and when to come back.
 func (e *Exceeded) Error() string {
 	seconds := (e.RetryAfter + time.Second - 1) / time.Second
+	switch {
+	case e.Batch && e.Limit == RequestsPerMinute:
+		return fmt.Sprintf("too many requests in batches: the limit of the plan %q is %d per minute, %d at once (%s), and this batch has %d; try again in %d s",
+			e.Plan, e.Value, e.Burst, e.Limit, e.Asked, seconds)
+	case e.Batch:
+		return fmt.Sprintf("too many tokens today: the limit of the plan %q is %d per day (%s), of which %d are used or reserved, and this batch needs about %d; try again in %d s",
+			e.Plan, e.Value, e.Limit, e.Windows.Day.Used, e.Asked, seconds)
+	}
 	switch e.Limit {
 	case ConcurrentStreams:
 		return fmt.Sprintf("too many streams at once: the limit of the plan %q is %d (%s); try again when one has ended, or in %d s",

@@ -94,9 +94,7 @@ func (g *Grant) Settle(t Tokens, estimated bool) {
 		if estimated {
 			used.Estimated = 1
 		}
-		o.day.used.add(used)
-		o.day.counted += t.input() + t.output()
-		o.total.add(used)
+		o.book(used)
 	})
 }
 

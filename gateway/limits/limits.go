@@ -48,8 +48,8 @@ type Limits struct {
 	others Tally // of owners that were forgotten
 }
 
-// owner is what is known of one owner. It is forgotten when forgetting cannot be told from remembering: no stream is
-// open, the buckets are full and the day is untouched; and its sums are not missed.
+// owner is what is known of one owner. It is forgotten when forgetting cannot be told from remembering: no stream or
+// batch is open, the buckets are full and the day is untouched; and its sums are not missed.
 type owner struct {
 	name   string
 	plan   string // as it was admitted last
@@ -61,6 +61,8 @@ type owner struct {
 	output bucket
 
 	requests bucket
+	batched  bucket // requests of batches
+	batches  int    // that are not over
 }
 
 // day is what an owner has used today and what its open streams have reserved. Reservations outlive midnight.
@@ -198,7 +200,7 @@ func (l *Limits) sweep(now time.Time) {
 
 func (l *Limits) forgetIdle(o *owner, now time.Time) {
 	o.turn(now)
-	if o.open > 0 || o.day.used.Answers > 0 || !o.requests.full(now) || !o.input.full(now) || !o.output.full(now) {
+	if o.open+o.batches > 0 || o.day.used.Answers > 0 || !o.requests.full(now) || !o.batched.full(now) || !o.input.full(now) || !o.output.full(now) {
 		return
 	}
 	if o.total.Answers > 0 {
@@ -215,6 +217,7 @@ func (l *Limits) forgetIdle(o *owner, now time.Time) {
 func (o *owner) follow(name string, p Plan, now time.Time) {
 	o.plan = name
 	o.requests.follow(p.RequestsPerMinute, burst(p), now)
+	o.batched.follow(p.RequestsPerMinute, batchRequests(p), now)
 	o.input.follow(p.InputTokensPerMinute, p.InputTokensPerMinute, now)
 	o.output.follow(p.OutputTokensPerMinute, p.OutputTokensPerMinute, now)
 	o.turn(now)

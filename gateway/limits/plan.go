@@ -19,9 +19,10 @@ import (
 // day's tokens are looked at while they are made. A day is passed by no more
 // than what estimates miss (the input until the upstream has said what it was,
 // the output by a factor of two) and, for each open stream, the one event that
-// took it there.
+// took it there; and by what requests of batches make beyond their first piece,
+// which nobody sees before the batch has ended.
 type Plan struct {
-	RequestsPerMinute     int      // requests that make Claude generate; reads and reconnects are free
+	RequestsPerMinute     int      // requests that make Claude generate, those of batches apart; reads and reconnects are free
 	Burst                 int      // how many of them may come at once; 0: as many as RequestsPerMinute
 	ConcurrentStreams     int      // streams of one owner that are open at the same time
 	ViewersPerStream      int      // connections that read one stream at the same time
@@ -103,18 +104,23 @@ func (p Plan) Check(name string, r Request) error {
 // Outside is the refusal of a request that its plan never lets through, however
 // long it waits.
 type Outside struct {
-	Limit    string   // Models, MaxTokens, InputTokensPerMinute or TokensPerDay
+	Limit    string   // Models, MaxTokens, InputTokensPerMinute or TokensPerDay; of a batch, TokensPerDay or RequestsPerMinute
 	Plan     string   // the plan's name
 	Model    string   // with Models, the one that is not among them
 	Patterns []string // with Models, those that are
 	Value    int      // with the others, what the plan allows
 	Asked    int64    // and what the request has; of MaxTokens, 0: nothing
+	Batch    bool     // refused is a batch, for all its requests together
 }
 
 // Error is for the caller to read: it says what of the request is outside of
 // the plan, and what would be inside.
 func (o *Outside) Error() string {
 	switch {
+	case o.Batch && o.Limit == RequestsPerMinute:
+		return fmt.Sprintf("the batch has %d requests; the plan %q allows at most %d at once, which is a day of its %s", o.Asked, o.Plan, o.Value, o.Limit)
+	case o.Batch:
+		return fmt.Sprintf("the batch needs about %d tokens, more than the plan %q allows at all: %s is %d", o.Asked, o.Plan, o.Limit, o.Value)
 	case o.Limit == Models:
 		return fmt.Sprintf("model: the plan %q does not have %.100q; it has %s", o.Plan, o.Model, strings.Join(o.Patterns, ", "))
 	case o.Limit == MaxTokens && o.Asked == 0:

@@ -54,7 +54,7 @@ type Usage struct {
 type Report struct {
 	Since  time.Time // when the process began to count
 	Day    time.Time // the first moment of today, UTC
-	Owners []Usage   // by name: those who have used anything or have a stream open
+	Owners []Usage   // by name: those who have used anything or have a stream or a batch open
 	Others Tally     // of owners who are no longer listed, in all; none of it is today's
 }
 
@@ -66,7 +66,7 @@ func (l *Limits) Report() Report {
 	r := Report{Since: l.since, Day: dayOf(now), Others: l.others, Owners: make([]Usage, 0, len(l.owners))}
 	for _, o := range l.owners {
 		o.turn(now)
-		if o.open > 0 || o.total.Answers > 0 {
+		if o.open+o.batches > 0 || o.total.Answers > 0 {
 			r.Owners = append(r.Owners, o.usage())
 		}
 	}
