@@ -104,11 +104,11 @@ func New(cfg Config, o Options) (_ *Gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("callbacks: %w", err)
 	}
-	watched, err := batches.New(ctx, client, calls, kept, m, log)
+	allowed, queue := limits.New(cfg.Plans), limits.NewQueue(cfg.Upstream.MaxConcurrent)
+	watched, err := batches.New(ctx, client, allowed, calls, kept, m, log)
 	if err != nil {
 		return nil, fmt.Errorf("batches: %w", err)
 	}
-	allowed, queue := limits.New(cfg.Plans), limits.NewQueue(cfg.Upstream.MaxConcurrent)
 	streams := relay.New(relay.Config{Retention: cfg.Relay.Retention, Memory: cfg.Relay.Memory}, client, allowed, queue, m, log)
 	queued, err := background.New(ctx, background.Config(cfg.Background), kept, streams, allowed, calls, m, log)
 	if err != nil {

@@ -19,7 +19,7 @@ var arrows = map[string][]string{
 	"sluice/gateway":            {"sluice/gateway/auth", "sluice/gateway/background", "sluice/gateway/batches", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/httpapi", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store", "sluice/web"},
 	"sluice/gateway/httpapi":    {"sluice/gateway/auth", "sluice/gateway/background", "sluice/gateway/batches", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store"},
 	"sluice/gateway/background": {"sluice/gateway/backoff", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store"},
-	"sluice/gateway/batches":    {"sluice/gateway/backoff", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/metrics", "sluice/gateway/store"},
+	"sluice/gateway/batches":    {"sluice/gateway/backoff", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/store"},
 	"sluice/gateway/callbacks":  {"sluice/gateway/backoff", "sluice/gateway/metrics", "sluice/gateway/store"},
 	"sluice/gateway/relay":      {"sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics"},
 	"sluice/gateway/claude":     {"sluice/gateway/backoff", "sluice/gateway/h1", "sluice/gateway/h2", "sluice/gateway/metrics"},

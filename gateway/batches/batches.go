@@ -20,6 +20,7 @@ import (
 
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 	"sluice/gateway/metrics"
 	"sluice/gateway/store"
 )
@@ -80,6 +81,7 @@ const retention = 30 * 24 * time.Hour
 // Batches is all batches of everybody. All methods may be called at once from any goroutine.
 type Batches struct {
 	client  *claude.Client
+	limits  *limits.Limits
 	calls   *callbacks.Callbacks
 	store   *store.Store
 	records *store.Records
@@ -95,8 +97,8 @@ type Batches struct {
 }
 
 // New opens the batches of a store. Nothing is watched before Run.
-func New(ctx context.Context, client *claude.Client, calls *callbacks.Callbacks, s *store.Store, m *metrics.Metrics, log *slog.Logger) (*Batches, error) {
-	b := &Batches{client: client, calls: calls, store: s, metrics: m, log: log, watched: make(map[string]*watched), nudge: make(chan struct{}, 1)}
+func New(ctx context.Context, client *claude.Client, l *limits.Limits, calls *callbacks.Callbacks, s *store.Store, m *metrics.Metrics, log *slog.Logger) (*Batches, error) {
+	b := &Batches{client: client, limits: l, calls: calls, store: s, metrics: m, log: log, watched: make(map[string]*watched), nudge: make(chan struct{}, 1)}
 	var err error
 	if b.records, err = s.Records(ctx, "batches", retention); err != nil {
 		return nil, err
@@ -120,8 +122,9 @@ type Params struct {
 // errAnswered ends an upload whose answer is there.
 var errAnswered = errors.New("the upstream has answered")
 
-// Create sends a batch up as it comes in. Each item is checked before it goes on, and what Check refuses is the error;
-// then there is no batch. The header is that of the upstream's answer.
+// Create sends a batch up as it comes in. Each item is checked before it goes on, and all together are admitted before
+// the end does; what Check or limits.AdmitBatch refuses is the error, and then there is no batch. The header is that of
+// the upstream's answer.
 func (b *Batches) Create(ctx context.Context, p Params) (made Batch, header http.Header, err error) {
 	if err := ctx.Err(); err != nil {
 		return Batch{}, nil, err
@@ -148,9 +151,23 @@ func (b *Batches) Create(ctx context.Context, p Params) (made Batch, header http
 		}()
 		to = io.MultiWriter(body, down)
 	}
+	var grant *limits.BatchGrant
+	defer func() {
+		if err != nil {
+			grant.Release()
+		}
+	}()
 	copied := make(chan error, 1)
 	go func() {
-		err := claude.CopyBatch(to, p.Body, p.Check)
+		var asked limits.Batch
+		err := claude.CopyBatch(to, p.Body, func(item claude.BatchItem) error {
+			input, _ := claude.EstimateInput(item.Params)
+			asked.Add(limits.Request{Input: input, MaxTokens: item.MaxTokens})
+			return p.Check(item)
+		}, func() (err error) {
+			grant, err = b.limits.AdmitBatch(p.Owner, p.Plan, asked)
+			return err
+		})
 		if e := stored(err == nil); err == nil {
 			err = e // before the upstream has the end
 		}
@@ -191,7 +208,7 @@ func (b *Batches) Create(ctx context.Context, p Params) (made Batch, header http
 		b.abandon(one)
 		return Batch{}, nil, err
 	}
-	b.watch(one, revision)
+	b.watch(one, revision, grant)
 	return one, resp.Header, nil
 }
 
@@ -265,9 +282,13 @@ func (b *Batches) Results(ctx context.Context, owner, id, query string, header h
 	return b.client.Transfer(ctx, claude.Request{Method: http.MethodGet, Path: path + "/" + id + "/results" + query, Header: header})
 }
 
-// Delete deletes a batch of the owner's, and forgets it. The answer is the upstream's.
+// Delete deletes a batch of the owner's, and forgets it. What it has used is read before it is gone, and so it may take
+// as long as its results do. The answer is the upstream's.
 func (b *Batches) Delete(ctx context.Context, owner, id, query string, header http.Header) ([]byte, http.Header, error) {
 	one, _, err := b.find(ctx, owner, id)
+	if err == nil {
+		err = b.settle(ctx, one)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

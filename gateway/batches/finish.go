@@ -11,6 +11,8 @@ import (
 
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
+	"sluice/gateway/store"
 )
 
 const (
@@ -27,7 +29,7 @@ const (
 // repeats only the one that it broke off.
 func (b *Batches) finish(ctx context.Context, one Batch, revision uint64) error {
 	if one.Summary == nil {
-		summary, models, err := b.summarize(ctx, one)
+		summary, used, err := b.summarize(ctx, one)
 		if err != nil {
 			return err
 		}
@@ -35,8 +37,8 @@ func (b *Batches) finish(ctx context.Context, one Batch, revision uint64) error 
 		if revision, err = b.records.Update(ctx, one.key(), one.encode(), revision); err != nil {
 			return err
 		}
+		b.account(one, used) // after it is written: a crash loses a count, and never counts twice
 		b.update(one, revision)
-		b.account(one, models) // after it is written: a crash loses a count, and never counts twice
 	}
 	if one.Kept != "" && (one.Resubmission == "" || one.Resubmission == resubmitAsked) {
 		var err error
@@ -57,25 +59,50 @@ func (b *Batches) finish(ctx context.Context, one Batch, revision uint64) error 
 	return err
 }
 
+// settle sees to it that a batch that has ended is counted now.
+func (b *Batches) settle(ctx context.Context, one Batch) error {
+	if one.Summary != nil {
+		return nil
+	}
+	if err := b.poll(ctx, one); err != nil {
+		return err
+	}
+	for {
+		now, revision, err := b.find(ctx, one.Owner, one.ID)
+		if err != nil || now.Status != claude.BatchEnded || now.Summary != nil {
+			return err
+		}
+		if err := b.finish(ctx, now, revision); !errors.Is(err, store.ErrConflict) { // else the watcher is at it, too
+			return err
+		}
+	}
+}
+
+// used is what the succeeded requests of a batch have used.
+type used struct {
+	answers int64
+	models  map[string]claude.Usage
+}
+
 // summarize reads the results. Where there are none any more, the summary is empty.
-func (b *Batches) summarize(ctx context.Context, one Batch) (*Summary, map[string]claude.Usage, error) {
-	summary, models := &Summary{Errors: []ErrorsOfOne{}}, map[string]claude.Usage{}
+func (b *Batches) summarize(ctx context.Context, one Batch) (*Summary, used, error) {
+	summary, models, answers := &Summary{Errors: []ErrorsOfOne{}}, map[string]claude.Usage{}, int64(0)
 	if one.Lost {
-		return summary, models, nil
+		return summary, used{}, nil
 	}
 	resp, err := b.results(ctx, one)
 	var refused *claude.Error
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-		return summary, models, nil // archived, or deleted meanwhile
+		return summary, used{}, nil // archived, or deleted meanwhile
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, used{}, err
 	}
 	defer resp.Body.Close()
 	failures := map[[2]string]int{}
 	for line, err := range claude.Lines(resp.Body) {
 		if err != nil {
-			return nil, nil, err
+			return nil, used{}, err
 		}
 		r, ok := claude.ParseResult(line)
 		if !ok {
@@ -83,6 +110,7 @@ func (b *Batches) summarize(ctx context.Context, one Batch) (*Summary, map[strin
 		}
 		switch r.Type {
 		case "succeeded":
+			answers++
 			if _, known := models[r.Model]; !known && len(models) >= maxModels {
 				r.Model = ""
 			}
@@ -107,7 +135,7 @@ func (b *Batches) summarize(ctx context.Context, one Batch) (*Summary, map[strin
 	slices.SortFunc(summary.Errors, func(a, b ErrorsOfOne) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Message, b.Message))
 	})
-	return summary, models, nil
+	return summary, used{answers, models}, nil
 }
 
 func (b *Batches) results(ctx context.Context, one Batch) (*http.Response, error) {
@@ -126,10 +154,11 @@ func cut(s string) string {
 	return s[:end]
 }
 
-// account counts what the batch has used.
-func (b *Batches) account(one Batch, models map[string]claude.Usage) {
+// account counts what the batch has used, for its owner and for the operator.
+func (b *Batches) account(one Batch, n used) {
+	b.book(one, limits.Tally{Answers: n.answers, Tokens: limits.Tokens(one.Summary.Usage)})
 	const source = "reported"
-	for model, u := range models {
+	for model, u := range n.models {
 		b.metrics.Tokens(model, "input", source, u.Input)
 		b.metrics.Tokens(model, "output", source, u.Output)
 		b.metrics.Tokens(model, "cache_read", source, u.CacheRead)
@@ -139,6 +168,21 @@ func (b *Batches) account(one Batch, models map[string]claude.Usage) {
 	b.log.Info("batch ended", "batch", one.ID, "owner", one.Owner, "plan", one.Plan, "lost", one.Lost, "succeeded", object.Counts.Succeeded, "errored", object.Counts.Errored,
 		"canceled", object.Counts.Canceled, "expired", object.Counts.Expired, "input_tokens", u.Input, "output_tokens", u.Output,
 		"cache_read_tokens", u.CacheRead, "cache_write_tokens", u.CacheWrite, "usage_source", source)
+}
+
+// book ends the batch's grant. There is none where an earlier process has admitted it.
+func (b *Batches) book(one Batch, sum limits.Tally) {
+	b.mu.Lock()
+	var grant *limits.BatchGrant
+	if w := b.watched[one.ID]; w != nil {
+		grant, w.grant = w.grant, nil
+	}
+	b.mu.Unlock()
+	if grant != nil {
+		grant.Settle(sum)
+	} else {
+		b.limits.Book(one.Owner, one.Plan, sum)
+	}
 }
 
 func parsed(one Batch) claude.Batch {

@@ -17,6 +17,7 @@ import (
 
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 	"sluice/gateway/simulator"
 	"sluice/gateway/store"
 )
@@ -59,7 +60,7 @@ func newRoom(t testing.TB, upstream http.Handler) *room {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := New(context.Background(), client, calls, s, nil, log)
+	b, err := New(context.Background(), client, limits.New(map[string]limits.Plan{"default": {}}), calls, s, nil, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -149,7 +149,7 @@ func (b *Batches) sendAgain(ctx context.Context, one Batch, body io.Reader, expi
 		Version: one.Version, Beta: one.Beta, Callback: one.Callback, Predecessor: one.ID}
 	revision, err := b.records.Create(ctx, next.key(), next.encode())
 	if err == nil {
-		b.watch(next, revision)
+		b.watch(next, revision, nil) // its requests have been counted
 	}
 	return next, err
 }
@@ -164,7 +164,7 @@ func chosen(w io.Writer, body io.Reader, wanted map[string]bool) error {
 		_, err := w.Write(append(bytes.Clone(between), item.Raw...))
 		between = []byte(",")
 		return err
-	})
+	}, func() error { return nil })
 	if err == nil {
 		_, err = io.WriteString(w, "]}")
 	}

@@ -11,6 +11,7 @@ import (
 
 	"sluice/gateway/backoff"
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 	"sluice/gateway/store"
 )
 
@@ -54,8 +55,9 @@ func interval(age time.Duration, n int, seen bool, failures int, jitter float64)
 type watched struct {
 	batch    Batch
 	revision uint64
-	at       time.Time // when it is due
-	place    int       // in the heap; -1: it is being asked about
+	at       time.Time          // when it is due
+	place    int                // in the heap; -1: it is being asked about
+	grant    *limits.BatchGrant // nil: an earlier process has admitted it
 	failures int
 	viewers  int
 	changed  chan struct{} // closed when the batch has changed, and replaced
@@ -77,13 +79,14 @@ func (h *dueHeap) Pop() any {
 }
 
 // watch begins to watch a batch that is not over.
-func (b *Batches) watch(one Batch, revision uint64) {
+func (b *Batches) watch(one Batch, revision uint64, grant *limits.BatchGrant) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.watched[one.ID] != nil {
+	if w := b.watched[one.ID]; w != nil { // load has found it first
+		w.grant = grant
 		return
 	}
-	w := &watched{batch: one, revision: revision, changed: make(chan struct{})}
+	w := &watched{batch: one, revision: revision, grant: grant, changed: make(chan struct{})}
 	b.watched[one.ID] = w
 	b.metrics.Batches(one.Status, +1)
 	b.planLocked(w, 0)
@@ -100,6 +103,7 @@ func (b *Batches) unwatch(one Batch) {
 
 func (b *Batches) dropLocked(w *watched) {
 	delete(b.watched, w.batch.ID)
+	w.grant.Settle(limits.Tally{}) // where it has not been: nobody will read what it has used
 	if w.place >= 0 && w.place < len(b.due) && b.due[w.place] == w {
 		heap.Remove(&b.due, w.place)
 	}
@@ -176,7 +180,7 @@ func (b *Batches) load(ctx context.Context) error {
 			continue
 		}
 		if !one.Over {
-			b.watch(one, entry.Revision)
+			b.watch(one, entry.Revision, nil)
 		}
 	}
 	return nil

@@ -54,7 +54,7 @@ func TestTenThousandBatchesAreAskedAboutTenTimesASecond(t *testing.T) {
 		b := &Batches{watched: make(map[string]*watched), nudge: make(chan struct{}, 1)}
 		const n = 10_000
 		for i := range n {
-			b.watch(Batch{ID: fmt.Sprint(i), Status: "in_progress", Created: time.Now()}, 1)
+			b.watch(Batch{ID: fmt.Sprint(i), Status: "in_progress", Created: time.Now()}, 1, nil)
 		}
 		last := make(map[string]time.Time, n)
 		begun, asked, longest := time.Now(), 0, time.Duration(0)
@@ -84,8 +84,8 @@ func TestBatchIsNotAskedAboutWhileTheUpstreamWantsToBeLeftAlone(t *testing.T) {
 		w.Header().Set("Retry-After", "120")
 		w.WriteHeader(429)
 	}))
-	r.watch(Batch{ID: "msgbatch_1", Owner: "key:alice", Status: "in_progress", Created: time.Now()}, 1)
-	r.watch(Batch{ID: "msgbatch_2", Owner: "key:alice", Status: "in_progress", Created: time.Now()}, 1)
+	r.watch(Batch{ID: "msgbatch_1", Owner: "key:alice", Status: "in_progress", Created: time.Now()}, 1, nil)
+	r.watch(Batch{ID: "msgbatch_2", Owner: "key:alice", Status: "in_progress", Created: time.Now()}, 1, nil)
 	r.mu.Lock()
 	w := heap.Pop(&r.due).(*watched)
 	r.mu.Unlock()

@@ -82,19 +82,23 @@ type BatchItem struct {
 	CustomID  string
 	Models    []string // model, and those of fallbacks
 	MaxTokens int64    // 0: not given
-	Raw       []byte   // valid until check returns
+	Raw       []byte   // valid until check returns, as is Params
+	Params    []byte   // the Messages request in it
 }
 
-// CopyBatch copies the body of a batch's creation from r to w, and has check look at each item before the item goes on.
-// Its memory is that of one item. Before all is checked, w has not got the whole: breaking off then creates nothing.
-// A body that is not one is an *Error, and so is an item that could be read in two ways. What check, r or w return as an
-// error is returned.
-func CopyBatch(w io.Writer, r io.Reader, check func(BatchItem) error) error {
+// CopyBatch copies the body of a batch's creation from r to w, and has check look at each item before the item goes on,
+// and whole, once all have passed, before the end does. Its memory is that of one item. Before all is checked, w has not
+// got the whole: breaking off then creates nothing. A body that is not one is an *Error, and so is an item that could be
+// read in two ways. What check, whole, r or w return as an error is returned.
+func CopyBatch(w io.Writer, r io.Reader, check func(BatchItem) error, whole func() error) error {
 	c := &batchCopy{in: bufio.NewReaderSize(r, 64<<10), out: w, check: check}
 	if err := c.copy(); err != nil {
 		if errors.Is(err, io.EOF) {
 			return notJSON
 		}
+		return err
+	}
+	if err := whole(); err != nil {
 		return err
 	}
 	return c.flush()
@@ -310,7 +314,7 @@ func parseItem(raw []byte, at int) (item BatchItem, err error) {
 	if err != nil {
 		return item, err
 	}
-	item.Raw = raw
+	item.Raw, item.Params = raw, fields["params"]
 	item.CustomID, _ = text(fields["custom_id"])
 	if model, ok := text(params["model"]); ok {
 		item.Models = append(item.Models, model)

@@ -16,6 +16,8 @@ const twoItems = ` { "note" : {"requests":[1]} ,"requests" : [ {"custom_id":"a",
 	{"params":{"model":"claude-b","fallbacks":[{"model":"claude-c"}],"messages":[[[]]]},"custom_id":"b"}
 	] , "n":-1.5e3 } ` + "\n"
 
+func passed() error { return nil }
+
 func TestBatchIsCopiedUntouchedAtAnySplit(t *testing.T) {
 	for name, r := range map[string]io.Reader{
 		"whole":        strings.NewReader(twoItems),
@@ -26,12 +28,18 @@ func TestBatchIsCopiedUntouchedAtAnySplit(t *testing.T) {
 		var items []string
 		err := CopyBatch(&out, r, func(i BatchItem) error {
 			items = append(items, fmt.Sprint(i.CustomID, i.Models, i.MaxTokens, len(i.Raw)))
+			if !json.Valid(i.Params) || !bytes.Contains(i.Raw, i.Params) {
+				t.Errorf("%s: params %q", name, i.Params)
+			}
+			return nil
+		}, func() error {
+			items = append(items, "whole")
 			return nil
 		})
 		if err != nil || out.String() != twoItems {
 			t.Errorf("%s: %v\n%s", name, err, out.String())
 		}
-		if want := []string{"a[claude-a] 5 83", "b[claude-b claude-c] 0 100"}; !slices.Equal(items, want) {
+		if want := []string{"a[claude-a] 5 83", "b[claude-b claude-c] 0 100", "whole"}; !slices.Equal(items, want) {
 			t.Errorf("%s: %q", name, items)
 		}
 	}
@@ -52,7 +60,7 @@ func TestItemGoesOnOnlyAfterItsCheck(t *testing.T) {
 			return refusal
 		}
 		return nil
-	})
+	}, passed)
 	if err != refusal || json.Valid(out.Bytes()) || strings.Contains(out.String(), "claude-b") {
 		t.Errorf("%v; handed on: %s", err, out.String())
 	}
@@ -82,7 +90,7 @@ func TestBodyThatIsNoBatchIsRefused(t *testing.T) {
 		`{"requests":[{"params":{}}],"requests":[7]}`: "requests.1: Input should be an object with plain keys",
 	} {
 		var out bytes.Buffer
-		e := asError(t, CopyBatch(&out, strings.NewReader(body), func(BatchItem) error { return nil }), InvalidRequest, 400)
+		e := asError(t, CopyBatch(&out, strings.NewReader(body), func(BatchItem) error { return nil }, passed), InvalidRequest, 400)
 		if !strings.Contains(e.Message, want) {
 			t.Errorf("%s: %q, want %q", body, e.Message, want)
 		}
@@ -94,18 +102,38 @@ func TestBodyThatIsNoBatchIsRefused(t *testing.T) {
 
 func TestItemThatIsTooLargeIsRefused(t *testing.T) {
 	body := io.MultiReader(strings.NewReader(`{"requests":[{"custom_id":"`), strings.NewReader(strings.Repeat("a", maxItem+1)))
-	asError(t, CopyBatch(io.Discard, body, func(BatchItem) error { return nil }), TooLarge, 413)
+	asError(t, CopyBatch(io.Discard, body, func(BatchItem) error { return nil }, passed), TooLarge, 413)
 }
 
 func TestReadersAndWritersErrorsAreTold(t *testing.T) {
 	broken := errors.New("broken")
-	if err := CopyBatch(io.Discard, io.MultiReader(strings.NewReader(twoItems[:80]), iotest.ErrReader(broken)), func(BatchItem) error { return nil }); err != broken {
+	if err := CopyBatch(io.Discard, io.MultiReader(strings.NewReader(twoItems[:80]), iotest.ErrReader(broken)), func(BatchItem) error { return nil }, passed); err != broken {
 		t.Errorf("reader: %v", err)
 	}
 	r, w := io.Pipe()
 	r.CloseWithError(broken)
-	if err := CopyBatch(w, strings.NewReader(twoItems), func(BatchItem) error { return nil }); err != broken {
+	if err := CopyBatch(w, strings.NewReader(twoItems), func(BatchItem) error { return nil }, passed); err != broken {
 		t.Errorf("writer: %v", err)
+	}
+}
+
+func TestEndOfABatchGoesOnOnlyAfterAllHavePassed(t *testing.T) {
+	var out bytes.Buffer
+	refusal := errors.New("too many")
+	seen := 0
+	err := CopyBatch(&out, strings.NewReader(twoItems), func(BatchItem) error { seen++; return nil }, func() error {
+		if seen != 2 {
+			t.Errorf("asked after %d items", seen)
+		}
+		return refusal
+	})
+	if err != refusal || json.Valid(out.Bytes()) || strings.Contains(out.String(), "claude-b") {
+		t.Errorf("%v; handed on: %s", err, out.String())
+	}
+	for _, body := range []string{twoItems[:len(twoItems)-5], twoItems + "x"} {
+		if err := CopyBatch(io.Discard, strings.NewReader(body), func(BatchItem) error { return nil }, func() error { return refusal }); err == nil || err == refusal {
+			t.Errorf("%v: asked of what is no batch", err)
+		}
 	}
 }
 
@@ -121,8 +149,9 @@ func FuzzWhatIsHandedOnWasChecked(f *testing.F) {
 			for _, m := range i.Models {
 				checked[m] = true
 			}
+			EstimateInput(i.Params) // whatever it is
 			return nil
-		})
+		}, passed)
 		if err != nil {
 			if out.Len() > 0 && json.Valid(out.Bytes()) {
 				t.Errorf("refused (%v), but handed on whole: %q", err, out.String())
