@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,9 @@ type Options struct {
 	Version string
 	Log     *slog.Logger // nil: nothing is logged
 	Demo    bool         // answers are simulated, and say so; a caller without credentials is the user "demo"
+
+	Receiver string       // the URL of a receiver of callbacks that belongs to a demo, for its page; empty: there is none
+	Received http.Handler // GET /demo/callbacks: what that receiver got; nil: there is none
 }
 
 // Gateway is the house: its rooms, and the listeners that lead into it.
@@ -114,13 +118,27 @@ func New(cfg Config, o Options) (_ *Gateway, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("background: %w", err)
 	}
+	served, paths := page(o)
 	api := httpapi.New(httpapi.Config{
 		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, QueueWait: cfg.Upstream.QueueWait, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), Origins: origins, ForwardPaths: cfg.Upstream.ForwardPaths,
-		Page: web.Handler(web.Options{Demo: o.Demo, Version: o.Version}), PagePaths: web.Paths,
+		Page: served, PagePaths: paths,
 	}, who, streams, queued, calls, watched, client, m, log)
 	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, batches: watched, client: client, auth: who, limits: allowed, queue: queue,
 		relay: streams, background: queued, api: api, cert: cert, demo: o.Demo, plans: maps.Clone(cfg.Plans)}, nil
+}
+
+// page is the page, and in a demo beside it what the receiver got: the page may ask its own origin only.
+func page(o Options) (served http.Handler, paths []string) {
+	served = web.Handler(web.Options{Demo: o.Demo, Version: o.Version, Receiver: o.Receiver})
+	if o.Received == nil {
+		return served, web.Paths
+	}
+	const received = "/demo/callbacks"
+	both := http.NewServeMux()
+	both.Handle("/", served)
+	both.Handle(received, o.Received)
+	return both, append(slices.Clone(web.Paths), received)
 }
 
 // Close closes what New and Listen have opened, of a gateway that is not to run.

@@ -78,6 +78,7 @@ export interface StreamObject {
   created_at: string;
   ended_at: string | null;
   expires_at: string | null;
+  background: boolean;
 }
 
 export default class Sluice {

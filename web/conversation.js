@@ -17,7 +17,7 @@ export const sampleTool = {
 //
 //	prompt     what was asked, as text; null where this page doesn't know it
 //	content    the same as the request has it
-//	key        the request's Idempotency-Key; params, the request itself, until it is answered
+//	key        the request's Idempotency-Key; params and headers, the request itself, until it is answered
 //	id, eventsUrl, state, message, problem     its stream, as far as it has come
 export class Conversation {
   turns = [];

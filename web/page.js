@@ -1,11 +1,13 @@
 // The page: a console for streams. Here its parts are made and wired; each has a module of its own.
 
 import Sluice from "./client.js";
+import { Background } from "./background.js";
 import { $, button, count, element, enable, enabled, number, say } from "./dom.js";
 import { Connections, Line, MOST } from "./connections.js";
 import { Conversation, sampleTool } from "./conversation.js";
 import { Run } from "./run.js";
-import { Streams, age, short } from "./streams.js";
+import { Streams } from "./streams.js";
+import { age, short } from "./table.js";
 import { Timeline } from "./timeline.js";
 import { Viewers } from "./viewers.js";
 import { Wire } from "./wire.js";
@@ -28,6 +30,7 @@ const wire = new Wire();
 const conversation = new Conversation({ retry, readOn });
 const viewers = new Viewers({ client: clientOver, connections, timeline });
 const streams = new Streams({ client, connections, open, current: () => run?.turn.id, heard });
+const background = new Background({ client, clientOver, connections, streams, params: (prompt) => paramsFor([{ role: "user", content: prompt }]) });
 
 // ---- One turn after the other
 
@@ -52,12 +55,24 @@ function readOn(turn) {
 }
 
 function begin(prompt, content) {
-  const params = { model: $("model").value.trim(), max_tokens: Number($("max-tokens").value), messages: conversation.messages(content) };
-  if ($("thinking").checked) params.thinking = { type: "adaptive", display: "summarized" };
+  const params = paramsFor(conversation.messages(content));
   if ($("tool").checked || conversation.usesTools()) params.tools = [sampleTool];
-  const turn = { prompt, content, params, key: randomKey(), asked: Date.now(), state: "connecting" };
+  const turn = { prompt, content, params, headers: headers(), key: randomKey(), asked: Date.now(), state: "connecting" };
   read(turn).start(params);
   keep();
+}
+
+function paramsFor(messages) {
+  const params = { model: $("model").value.trim(), max_tokens: Number($("max-tokens").value), messages };
+  if ($("thinking").checked) params.thinking = { type: "adaptive", display: "summarized" };
+  return params;
+}
+
+// headers ask for a background stream, where one is wanted.
+function headers() {
+  if (!$("background").checked) return {};
+  const callback = $("callback").value.trim();
+  return { prefer: "respond-async", ...(callback && { "sluice-callback-url": callback }) };
 }
 
 // read puts a turn on the page and gives what will read it.
@@ -83,7 +98,7 @@ function attend(turn) {
 
 function ended(turn) {
   const over = conversation.runs.get(turn), { state, message, problem } = over;
-  Object.assign(turn, { state, message, problem, params: undefined });
+  Object.assign(turn, { state, message, problem, params: undefined, headers: undefined });
   keep();
   over.compare(conversation.contents(turn));
   streams.soon();
@@ -172,6 +187,7 @@ function connected() {
 function heard() {
   if (streams.refused?.status === 401) $("signin")?.removeAttribute("hidden");
   const running = conversation.turns.length ? [] : streams.running;
+  background.heard();
   $("running").hidden = !running.length;
   $("running").replaceChildren(...(running.length ? [element("p", "", "Still being written:")] : []), ...running.slice(0, 4).map((s) =>
     button(`Open ${short(s.id)} · ${s.model ?? ""} · ${age(Date.now() - Date.parse(s.created_at))} old`, "small", () => open(s))));
@@ -181,7 +197,7 @@ function heard() {
 
 function keep() {
   const turns = conversation.turns.map((turn) => ({ ...turn, message: conversation.runs.get(turn)?.message ?? turn.message }));
-  remember({ turns, form: { model: $("model").value, tokens: $("max-tokens").value, thinking: $("thinking").checked, tool: $("tool").checked } });
+  remember({ turns, form: { model: $("model").value, tokens: $("max-tokens").value, thinking: $("thinking").checked, tool: $("tool").checked, background: $("background").checked } });
 }
 
 function restore() {
@@ -191,6 +207,7 @@ function restore() {
     $("max-tokens").value = form.tokens;
     $("thinking").checked = form.thinking;
     $("tool").checked = form.tool;
+    $("background").checked = form.background;
   }
   for (const turn of turns) conversation.add(turn);
   goOn(turns.at(-1));
@@ -214,6 +231,7 @@ function tab(name) {
     $(t.getAttribute("aria-controls")).hidden = !chosen;
   }
   if (name === "streams") streams.look();
+  if (name === "background") background.look();
 }
 
 for (const t of document.querySelectorAll('[role="tab"]')) {
@@ -267,9 +285,17 @@ if (faults) {
   });
 }
 
+$("background").addEventListener("change", telling);
+
+// telling shows where the end of a background stream is told, once there is to be one.
+function telling() {
+  $("telling").hidden = !$("background").checked;
+}
+
 $("key")?.addEventListener("change", () => {
   listModels();
   streams.look();
+  background.look();
 });
 
 async function listModels() {
@@ -295,6 +321,7 @@ setInterval(() => {
 if (/Mac|iPhone|iPad/.test(navigator.platform)) $("modifier").textContent = "⌘";
 connections.changed = connected;
 restore();
+telling();
 changed();
 streams.look().then(() => streams.refused?.status === 401 || listModels());
 if (matchMedia("(pointer: fine)").matches) $("prompt").focus({ preventScroll: true }); // else a keyboard covers the page

@@ -39,9 +39,9 @@ export class Run {
       this.record.note("POST", "/v1/streams");
       this.changed();
       try {
-        const stream = await this.client.stream(params, { idempotencyKey: this.turn.key });
+        const stream = await this.client.stream(params, { idempotencyKey: this.turn.key, headers: this.turn.headers });
         if (this.over) return this.giveUp(stream);
-        this.record.note("201", stream.id);
+        this.record.note(this.turn.headers?.prefer ? "202" : "201", stream.id);
         return this.follow(stream);
       } catch (e) {
         if (this.over) return;

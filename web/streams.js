@@ -1,7 +1,8 @@
 // The caller's streams, as the gateway lists them.
 
 import { APIUserAbortError } from "./client.js";
-import { $, button, count, element, number, say } from "./dom.js";
+import { $, count, number, say } from "./dom.js";
+import { act, acts, age, cell, fill, row, short, state } from "./table.js";
 
 const BUSY = 3000, CALM = 20_000; // ms between two looks, while a stream is in progress and while none is
 const PATIENCE = 8000;            // ms that a look may take
@@ -50,10 +51,7 @@ export class Streams {
 
   paint() {
     const current = this.current();
-    const focused = document.activeElement?.closest("tr")?.dataset.id, act = document.activeElement?.dataset.act;
-    $("streams-rows").replaceChildren(...this.list.map((s) => this.row(s, s.id === current)));
-    if (focused) $("streams-rows").querySelector(`tr[data-id="${CSS.escape(focused)}"] [data-act="${CSS.escape(act ?? "")}"]`)?.focus({ preventScroll: true });
-    $("streams-table").hidden = !this.list.length;
+    fill($("streams-rows"), this.list.map((s) => this.row(s, s.id === current)));
     $("streams-empty").hidden = this.list.length > 0;
     $("streams-count").hidden = !this.running.length;
     say($("streams-count"), String(this.running.length));
@@ -68,27 +66,16 @@ export class Streams {
   }
 
   row(s, isCurrent) {
-    const state = element("p", "badge", element("span", "", s.status.replace("_", " ")));
-    state.dataset.state = s.status;
-    if (s.error) state.title = `${s.error.type}: ${s.error.message}`;
     const live = s.status === "in_progress" || s.status === "queued";
-    const act = (name, label, click) => {
-      const b = button(name, "plain", click);
-      b.dataset.act = name;
-      b.setAttribute("aria-label", `${name} ${label}`);
-      return b;
-    };
-    const id = element("td", "id", short(s.id));
-    id.title = s.id;
-    const age = element("td", "right age");
-    age.dataset.since = s.created_at;
-    const row = element("tr", isCurrent ? "current" : "",
-      element("td", "", state), id, element("td", "model-name", s.model ?? "–"), age,
-      element("td", "right", tokens(s)), element("td", "right optional", number(s.viewers)),
-      element("td", "acts", act("Open", short(s.id), () => this.open(s)),
+    const since = cell("right age");
+    since.dataset.since = s.created_at;
+    const all = row(s.id,
+      cell("", state(s.status, s.error && `${s.error.type}: ${s.error.message}`)), cell("id", short(s.id), s.id),
+      cell("model-name", s.model ?? "–"), since, cell("right", tokens(s)), cell("right optional", number(s.viewers)),
+      acts(act("Open", short(s.id), () => this.open(s)),
         live ? act("Cancel", short(s.id), () => this.act("POST", `/v1/streams/${s.id}/cancel`)) : act("Delete", short(s.id), () => this.act("DELETE", `/v1/streams/${s.id}`))));
-    row.dataset.id = s.id;
-    return row;
+    all.classList.toggle("current", isCurrent);
+    return all;
   }
 
   async act(method, path) {
@@ -105,17 +92,8 @@ export class Streams {
   }
 }
 
-// short is enough of an id to tell streams apart.
-export const short = (id) => id.replace("strm_", "").slice(0, 8);
-
 function tokens({ usage, usage_source: source }) {
   if (!usage) return "–";
   const about = source === "estimated" ? "≈ " : "";
   return `${number(usage.input_tokens ?? 0)} · ${about}${number(usage.output_tokens ?? 0)}`;
-}
-
-export function age(ms) {
-  const s = Math.max(0, Math.round(ms / 1000));
-  if (s < 60) return `${s} s`;
-  return s < 3600 ? `${Math.floor(s / 60)} min` : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }

@@ -17,7 +17,8 @@ import (
 // What is embedded is what is served: index.html as "/", all else under its name.
 //
 //go:embed index.html page.css instruments.css page.js
-//go:embed answer.js connections.js conversation.js dom.js memory.js record.js run.js streams.js timeline.js viewers.js wire.js
+//go:embed answer.js background.js batches.js callbacks.js connections.js conversation.js dom.js events.js memory.js record.js run.js
+//go:embed streams.js table.js timeline.js viewers.js wire.js
 //go:embed client.js client.d.ts
 var files embed.FS
 
@@ -37,8 +38,9 @@ func paths() (all []string) {
 
 // Options are what the page says.
 type Options struct {
-	Demo    bool // answers are simulated
-	Version string
+	Demo     bool // answers are simulated
+	Version  string
+	Receiver string // the URL of a receiver of callbacks that the page can be asked about; empty: there is none
 }
 
 // policy allows the page its own script, style and connections, and nothing else; nor may its script turn text into

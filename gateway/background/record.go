@@ -126,7 +126,7 @@ func (b *Background) kept(r *record) relay.Kept {
 // snapshot describes a stream without its message.
 func (b *Background) snapshot(r *record) relay.Snapshot {
 	k := b.kept(r)
-	n := relay.Snapshot{ID: r.ID, Status: r.Status, Model: r.Model, Attempt: k.Attempt, Usage: r.Usage, Source: r.Source, Created: r.Created, Callback: r.Callback}
+	n := relay.Snapshot{ID: r.ID, Status: r.Status, Model: r.Model, Attempt: k.Attempt, Usage: r.Usage, Source: r.Source, Created: r.Created, Callback: r.Callback, Kept: true}
 	if n.Source == "" {
 		n.Source = relay.Reported
 	}

@@ -130,6 +130,13 @@ func demo(env Environment, args []string) int {
 	go upstream.Serve(claude)
 	defer upstream.Close()
 
+	received, err := newReceiver()
+	if err != nil {
+		fmt.Fprintln(env.Stderr, "sluice:", err)
+		return exitFailed
+	}
+	defer received.Close()
+
 	kept, err := os.MkdirTemp("", "sluice-demo-")
 	if err != nil {
 		fmt.Fprintln(env.Stderr, "sluice:", err)
@@ -143,12 +150,14 @@ func demo(env Environment, args []string) int {
 	cfg.Upstream.APIKey = "simulated"
 	cfg.Plans = map[string]limits.Plan{"default": {ConcurrentStreams: 1000}}
 	cfg.Auth.Keys = []gateway.Key{{ID: "demo", Key: demoKey, Plan: "default"}}
+	cfg.Callbacks.AllowHosts = []string{received.address()}
 	cfg.Server.Drain = 2 * time.Second // nobody waits for a demo
-	g, err := demoGateway(env, cfg, *listen)
+	g, err := demoGateway(env, cfg, *listen, received)
 	if err != nil {
 		fmt.Fprintln(env.Stderr, "sluice:", err)
 		return exitFailed
 	}
+	received.serve("http://" + g.Addr().String())
 	welcome(env.Stdout, g)
 	ctx, stop := context.WithCancel(env.Context)
 	defer stop()
@@ -167,7 +176,7 @@ func demo(env Environment, args []string) int {
 
 // demoGateway listens on the wanted port, or the first free one after it; the operator's port is the first free one after
 // that.
-func demoGateway(env Environment, cfg gateway.Config, listen string) (g *gateway.Gateway, err error) {
+func demoGateway(env Environment, cfg gateway.Config, listen string, received *receiver) (g *gateway.Gateway, err error) {
 	host, service, err := net.SplitHostPort(listen)
 	if err != nil {
 		return nil, err
@@ -182,7 +191,8 @@ func demoGateway(env Environment, cfg gateway.Config, listen string) (g *gateway
 	if cfg.Server.AdminListen, _, err = freePort("127.0.0.1", port+1); err != nil {
 		return nil, err
 	}
-	if g, err = gateway.New(cfg, gateway.Options{Version: Version(), Log: logger(env, cfg.Log), Demo: true}); err != nil {
+	options := gateway.Options{Version: Version(), Log: logger(env, cfg.Log), Demo: true, Receiver: "http://" + received.address() + "/", Received: received.list()}
+	if g, err = gateway.New(cfg, options); err != nil {
 		return nil, err
 	}
 	if err = g.Listen(); err != nil {

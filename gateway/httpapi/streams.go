@@ -29,6 +29,7 @@ type streamObject struct {
 	CreatedAt   time.Time       `json:"created_at"`
 	EndedAt     *time.Time      `json:"ended_at"`
 	ExpiresAt   *time.Time      `json:"expires_at"`
+	Background  bool            `json:"background"`
 	Callback    *callbackObject `json:"callback"`
 }
 
@@ -39,7 +40,7 @@ type errorObject struct {
 
 // object is the JSON of a stream. In lists the message is left out (null): it may be megabytes.
 func (a *API) object(c echo.Context, id auth.Identity, n relay.Snapshot) []byte {
-	o := streamObject{ID: n.ID, Type: "stream", Status: n.Status, Attempt: n.Attempt, Viewers: n.Viewers,
+	o := streamObject{ID: n.ID, Type: "stream", Status: n.Status, Attempt: n.Attempt, Viewers: n.Viewers, Background: n.Kept,
 		EventsURL: a.baseURL(c.Request()) + "/v1/streams/" + n.ID + "/events?ticket=" + a.auth.IssueTicket(n.ID, id),
 		Message:   n.Message, Usage: n.Usage, UsageSource: n.Source, CreatedAt: n.Created.UTC().Truncate(time.Millisecond)}
 	if n.Model != "" {

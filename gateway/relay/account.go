@@ -154,6 +154,7 @@ type Snapshot struct {
 	EndedAt   time.Time // zero while it runs
 	ExpiresAt time.Time // zero while it runs
 	Callback  string    // where its end is told; empty: nowhere
+	Kept      bool      // its end outlives this process
 }
 
 // Snapshot describes the stream. With message, the Message so far is accumulated from the log, which costs time in
@@ -168,7 +169,7 @@ func (s *Stream) Snapshot(message bool) Snapshot {
 	}
 	log := s.log.view()
 	n := Snapshot{ID: s.ID, Status: s.status, Model: s.model, Attempt: s.attempt, Viewers: len(s.viewers), Usage: s.usage.Raw,
-		Source: s.source, Created: s.Created, EndedAt: s.endedAt, Callback: s.Callback}
+		Source: s.source, Created: s.Created, EndedAt: s.endedAt, Callback: s.Callback, Kept: s.Kept()}
 	if s.ended && !s.parted {
 		n.Failure = s.failure
 		n.ExpiresAt = s.endedAt.Add(max(s.keepFor, s.relay.cfg.Retention))

@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+// What goes on without the page.
+
+// receipts is what the demo's receiver got, as the page is told.
+func (p *console) receipts() (got []received) {
+	p.t.Helper()
+	var list struct{ Data []received }
+	p.get("demo/callbacks", &list)
+	return list.Data
+}
+
+func TestBackgroundStreamOutlivesItsTabAndIsToldToTheReceiver(t *testing.T) {
+	url := startDemo(t)
+	closed, _ := browser(t)
+	first := &console{t, closed, url}
+	first.do(chromedp.Navigate(url), chromedp.Click("#background"))
+	first.send("Say something about queues, in short. fault:slow=20")
+	first.until(`document.querySelector(".turn .facts")?.title`)
+	id := value[string](first, `document.querySelector(".turn .facts").title`)
+	if err := chromedp.Cancel(closed); err != nil {
+		t.Fatal(err)
+	}
+
+	p := openConsole(t, url)
+	p.do(chromedp.Click("#tab-background"))
+	p.until(`document.querySelector("#callbacks-rows .good")?.textContent === "signature good"`)
+	p.hasNames(25)
+	got := p.receipts()
+	if len(got) != 1 || got[0].Object != id || got[0].Type != "stream.completed" || !got[0].Good {
+		t.Errorf("the receiver got %+v of %s", got, id)
+	}
+	p.do(chromedp.Click(`#callbacks-rows [data-act="Redeliver"]`))
+	p.until(`document.querySelector("#callbacks-rows .good")?.textContent === "signature good, 2 ×"`)
+	p.do(chromedp.Click(`#background-rows [data-act="Open"]`))
+	p.untilEnd("completed")
+	p.isWhole()
+}
+
+func TestBatchMadeOnThePageEndsAndShowsItsResults(t *testing.T) {
+	p := openConsole(t, startDemo(t))
+	p.do(chromedp.Click("#tab-background"),
+		chromedp.SetValue("#batch-prompts", "Rivers, in short. fault:batch-time=100\n\nFish, in short. fault:error"), chromedp.Click("#batch-make"))
+	p.until(`document.querySelectorAll("#batch-results li").length === 2`)
+	says := value[string](p, `document.querySelector("#batch-results").textContent`)
+	if !strings.Contains(says, "“Rivers, in short.") || !strings.Contains(says, "prompt-2errored") {
+		t.Errorf("the results read %q", says)
+	}
+	p.until(`document.querySelector("#batches-rows")?.textContent.includes("1 succeeded, 1 errored") && document.querySelector("#callbacks-rows .good")`)
+	p.hasNames(25)
+	if got := p.receipts(); len(got) != 1 || got[0].Type != "batch.ended" || !got[0].Good {
+		t.Errorf("the receiver got %+v", got)
+	}
+	p.do(chromedp.Click(`#batches-rows [data-act="Delete"]`))
+	p.do(chromedp.WaitVisible("#batches-empty"))
+}
+
+func TestReceiverBelievesNobodyElse(t *testing.T) {
+	p := openConsole(t, startDemo(t))
+	to := value[string](p, `document.querySelector("#callback").value`)
+	resp, err := http.Post(to, "application/json", strings.NewReader(`{"type":"stream.completed","data":{"id":"strm_forged"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := p.receipts(); resp.StatusCode != http.StatusUnauthorized || len(got) != 1 || got[0].Good || got[0].Object != "" {
+		t.Errorf("a forged callback is answered %s, and kept as %+v", resp.Status, got)
+	}
+}
