@@ -110,8 +110,6 @@ func describe(err error) failure {
 		return failure{status: http.StatusNotFound, kind: claude.NotFound, message: "There is no such callback."}
 	case errors.As(err, &noURL):
 		return failure{status: http.StatusBadRequest, kind: claude.InvalidRequest, message: noURL.Error()}
-	case errors.Is(err, store.ErrFull), errors.Is(err, store.ErrUnavailable):
-		return failure{status: http.StatusServiceUnavailable, kind: claude.APIError, message: "The gateway cannot store anything at the moment; try again shortly."}.after(retrySoon)
 	case errors.Is(err, relay.ErrKeyReused):
 		return failure{status: http.StatusUnprocessableEntity, kind: claude.InvalidRequest, message: "This Idempotency-Key was used with another request."}
 	case errors.Is(err, relay.ErrDraining):
