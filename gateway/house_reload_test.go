@@ -369,32 +369,36 @@ func on(plan string) func(*gateway.Config) {
 // TestRequestThatIsUnderWayFollowsARenamedPlan reloads between a request's header and the end of its body.
 func TestRequestThatIsUnderWayFollowsARenamedPlan(t *testing.T) {
 	t.Parallel()
-	h := openHouse(t, saying(3), on("silver"))
-	for i, c := range []struct {
-		path, body string
-		status     int
-	}{{"/v1/messages", ask("short"), 200}, {"/v1/messages", request("short"), 502}, {"/v1/streams", request("short"), 201}} {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		before := h.scrape()["sluice_log_bytes"]
-		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: sluice\r\nX-Api-Key: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", c.path, aliceKey, len(c.body), c.body[:20])
-		eventually(t, func() string { return "the request does not arrive" }, func() bool { return h.scrape()["sluice_log_bytes"] > before })
-		h.mustReload(on(fmt.Sprint("gold ", i)))
-		io.WriteString(conn, c.body[20:])
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := io.ReadAll(resp.Body)
-		if resp.StatusCode != c.status || err != nil { // 502: that upstream says nothing but streams
-			t.Errorf("%s: %d %s, %v", c.path, resp.StatusCode, text, err)
-		}
-	}
-	if n := len(h.upstream.requests()); n != 3 {
-		t.Errorf("%d requests reached the upstream", n)
+	for name, c := range map[string]struct {
+		path, prefer, body string
+		status             int
+	}{
+		"a stream":            {"/v1/messages", "", ask("short"), 200},
+		"a whole answer":      {"/v1/messages", "", request("short"), 502}, // that upstream says nothing but streams
+		"a browser's stream":  {"/v1/streams", "", request("short"), 201},
+		"a background stream": {"/v1/streams", async, request("short"), 202},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := openHouse(t, saying(3), on("silver"))
+			conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: sluice\r\nX-Api-Key: %s\r\nPrefer: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", c.path, aliceKey, c.prefer, len(c.body), c.body[:20])
+			eventually(t, func() string { return "the request does not arrive" }, func() bool { return h.scrape()["sluice_log_bytes"] > 0 })
+			h.mustReload(on("gold"))
+			io.WriteString(conn, c.body[20:])
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text, err := io.ReadAll(resp.Body); resp.StatusCode != c.status || err != nil {
+				t.Errorf("%d %s, %v", resp.StatusCode, text, err)
+			}
+			eventually(t, func() string { return "the upstream was not asked" }, func() bool { return len(h.upstream.requests()) == 1 })
+		})
 	}
 }
 

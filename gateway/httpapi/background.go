@@ -28,9 +28,13 @@ func (a *API) queueStream(c echo.Context, id auth.Identity, b *body, params clau
 	if err != nil {
 		return err
 	}
-	accepted, err := a.background.Accept(c.Request().Context(), background.Params{
-		Owner: id.Owner, Plan: id.Plan, IdempotencyKey: key, Route: route, Ask: relay.Ask(params, request), Callback: callback,
-		Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: header, Body: request},
+	var accepted background.Accepted
+	err = a.onPlan(c, id.Plan, func(plan string) (err error) {
+		accepted, err = a.background.Accept(c.Request().Context(), background.Params{
+			Owner: id.Owner, Plan: plan, IdempotencyKey: key, Route: route, Ask: relay.Ask(params, request), Callback: callback,
+			Request: claude.Request{Path: "/v1/messages" + query(c.Request()), Header: header, Body: request},
+		})
+		return err
 	})
 	if err != nil {
 		return err
