@@ -60,7 +60,7 @@ func TestCompressedBodiesAreNotUnpacked(t *testing.T) {
 	io.WriteString(z, request(strings.Repeat("bomb ", 600_000)))
 	z.Close()
 	for _, lines := range []string{"gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "compress", "gzip, gzip", "identity, gzip", "identity\r\nContent-Encoding: gzip", "\r\nContent-Encoding: gzip", "nonsense"} {
-		for _, path := range []string{"/v1/messages", "/v1/streams", "/v1/messages/count_tokens", "/v1/files"} {
+		for _, path := range []string{"/v1/messages", "/v1/streams", "/v1/messages/count_tokens", "/v1/messages/batches", "/v1/files"} {
 			h.raw(t, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\nX-Api-Key: %s\r\nContent-Type: application/json\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n%s", path, aliceKey, lines, zipped.Len(), zipped.String())).refused(415, "invalid_request_error")
 		}
 	}

@@ -281,6 +281,7 @@ func TestPathTricksNeverReachTheUpstream(t *testing.T) {
 		"/v1/models/a%2fb", "/v1/models/a%2Fb", "/v1/models/a%5cb", "/v1/models/%252e%252e%252ffiles", "/v1/models/a%252fb", "/v1/models/.", "/v1/models/a%00b",
 		"/v1/models/a%3fbeta=true", "/v1/models/a%23b", "/v1//models", "//v1/models/a", "/v1/./models", "/v1/models//", "/v1/Models", "/v1/models;a=b", "/v1/models/a%0d%0aX-Evil:%201",
 		`/v1\models`, `/v1/models\..\files`, "/v1/models/..;/files", "/V1/MODELS", "/v1/%6dodels", "/v1%2fmodels", "/v1/models/%c0%ae%c0%ae/files",
+		"/v1/messages/batches/..", "/v1/messages/batches/../../files", "/v1/messages/batches/%2e%2e/results", "/v1/messages/batches/a%2f..%2fb/results", "/v1/messages/batches/a%3fb/events",
 		"http://sluice/v1/models/../files", "http://sluice//v1/models", "http://sluice/v1/models/%2e%2e/files",
 	} {
 		a := h.raw(t, "GET "+path+" HTTP/1.1\r\nHost: sluice\r\nX-Api-Key: "+aliceKey+"\r\nConnection: close\r\n\r\n")

@@ -34,8 +34,8 @@ func (a *API) postBatches(c echo.Context) error {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return refuse(http.StatusUnsupportedMediaType, claude.InvalidRequest, "The request's content-type must be application/json.")
 	}
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return refuse(http.StatusUnsupportedMediaType, claude.InvalidRequest, "Requests are taken without Content-Encoding only.")
+	if err := unencoded(r); err != nil {
+		return err
 	}
 	if r.ContentLength > claude.MaxBatch {
 		return &http.MaxBytesError{Limit: claude.MaxBatch}

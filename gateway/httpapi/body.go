@@ -80,10 +80,8 @@ func (b *body) readAll(r io.Reader, first int) error {
 // readBody reads a request's body.
 func (a *API) readBody(c echo.Context) (*body, error) {
 	r := c.Request()
-	for _, encoding := range r.Header["Content-Encoding"] { // a few bytes of one can be gigabytes
-		if encoding != "" && !strings.EqualFold(encoding, "identity") {
-			return nil, refuse(http.StatusUnsupportedMediaType, claude.InvalidRequest, "Requests are taken without Content-Encoding only.")
-		}
+	if err := unencoded(r); err != nil {
+		return nil, err
 	}
 	if r.ContentLength > maxBody {
 		return nil, &http.MaxBytesError{Limit: maxBody}
@@ -109,6 +107,16 @@ func (a *API) readBody(c echo.Context) (*body, error) {
 	}
 	b.release()
 	return nil, err
+}
+
+// unencoded refuses a body in any Content-Encoding: a few bytes of one can be gigabytes.
+func unencoded(r *http.Request) error {
+	for _, encoding := range r.Header["Content-Encoding"] {
+		if encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return refuse(http.StatusUnsupportedMediaType, claude.InvalidRequest, "Requests are taken without Content-Encoding only.")
+		}
+	}
+	return nil
 }
 
 // patientReader gives each read of a request's body its deadline.
