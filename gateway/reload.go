@@ -14,7 +14,7 @@ func (g *Gateway) ReloadFile(path string, getenv func(string) (string, bool)) er
 	return g.reload(func() (Config, error) {
 		cfg, warnings, err := LoadConfig(path, getenv)
 		for _, w := range warnings {
-			g.log.Warn("the configuration works, but", "warning", w.String())
+			g.log.Warn("the configuration has a weakness", "warning", w.String())
 		}
 		return cfg, err
 	})
