@@ -80,7 +80,10 @@ func TestNoCallerChoosesWhereRequestsGo(t *testing.T) {
 	h.do("POST", "/v1/messages", request("short", `"metadata":{"user_id":"http://`+evil+`/"}`, `"base_url":"http://`+evil+`/"`)).status(200)
 	h.do("POST", "/v1/messages", `{"model":"claude-sonnet-4-6","max_tokens":9,"messages":[{"role":"user","content":[{"type":"image","source":{"type":"url","url":"http://`+evil+`/"}},{"type":"text","text":"short"}]}],"mcp_servers":[{"type":"url","url":"http://`+evil+`/","name":"x"}]}`).status(200)
 	for _, path := range []string{"/v1/messages", "/v1/streams"} {
-		h.do("POST", path, ask("short"), "sluice-callback-url", "http://"+evil+"/").refused(400, "invalid_request_error")
+		for _, prefer := range []string{"", async} {
+			h.do("POST", path, ask("short"), "prefer", prefer, "sluice-callback-url", "http://"+evil+"/").refused(400, "invalid_request_error")
+			h.do("POST", path, ask("short"), "prefer", prefer, "sluice-callback-url", "https://"+evil+"/").refused(400, "invalid_request_error")
+		}
 	}
 	if len(hosts) < 15 {
 		t.Errorf("only %d requests reached the upstream", len(hosts))
