@@ -4,7 +4,8 @@ import { $, number, say } from "./dom.js";
 import { Batches } from "./batches.js";
 import { Callbacks } from "./callbacks.js";
 import { Line } from "./connections.js";
-import { act, acts, cell, fill, row, short, since, state } from "./table.js";
+import { VERSION } from "./events.js";
+import { act, acts, ages, cell, fill, row, short, since, state } from "./table.js";
 
 const BUSY = 2000, CALM = 15_000; // ms between two looks, while something is to come and while nothing is
 const PATIENCE = 8000;            // ms that a look may take
@@ -12,6 +13,7 @@ const PATIENCE = 8000;            // ms that a look may take
 // Background is the panel. It asks for nothing while nobody looks at it.
 export class Background {
   timer = 0;
+  refused = {}; // why what was done, or asked last, did not work
 
   // streams are the caller's; params(prompt) is a request of a batch.
   constructor({ client, clientOver, connections, streams, params }) {
@@ -25,15 +27,18 @@ export class Background {
   get shown() { return !$("panel-background").hidden && !document.hidden; }
   get mine() { return this.streams.list.filter((s) => s.background); }
 
-  // ask is a request to the gateway. What it refuses is said in the panel, and gives null.
+  // ask is a request to the gateway. What it refuses is said in the panel, until the like of it works, and gives null.
   ask = async (method, path, body, headers) => {
+    const kind = method === "GET" ? "looking" : "acting";
     try {
-      const answer = await this.client().request({ method, path, body, headers, signal: AbortSignal.timeout(PATIENCE) });
-      say($("background-state"), "");
+      const answer = await this.client().request({ method, path, body, headers: { ...VERSION, ...headers }, signal: AbortSignal.timeout(PATIENCE) });
+      this.refused[kind] = "";
       return answer;
     } catch (e) {
-      say($("background-state"), e.status === 401 ? "The gateway asks for a key." : e.message);
+      this.refused[kind] = e.status === 401 ? "The gateway asks for a key." : e.message;
       return null;
+    } finally {
+      say($("background-state"), Object.values(this.refused).filter(Boolean).join(" "));
     }
   };
 
@@ -74,15 +79,14 @@ export class Background {
       cell("", state(s.status, s.error && `${s.error.type}: ${s.error.message}`)),
       cell("id", short(s.id), s.id),
       cell("right", number(s.attempt)),
-      cell("right", since(s.created_at, s.ended_at)),
+      since("right", s.created_at, s.ended_at),
       cell("optional", s.callback?.status ?? "–", s.callback?.url),
-      acts(act("Open", name, () => this.streams.open(s)),
+      acts(act("Open", name, () => this.streams.openNow(s.id)),
         live && act("Cancel", name, () => this.streams.act("POST", `/v1/streams/${s.id}/cancel`))));
   }
 
   ages() {
     this.batches.tell();
-    if (this.mine.some((s) => !s.ended_at)) this.paint();
-    if (this.batches.unfinished) this.batches.paint();
+    ages($("panel-background"));
   }
 }

@@ -2,7 +2,7 @@
 
 import { $, count, cut, element, number, say } from "./dom.js";
 import { events } from "./events.js";
-import { act, acts, cell, fill, row, short, since, state } from "./table.js";
+import { act, acts, cell, fill, lasted, row, short, since, state } from "./table.js";
 
 const SHOWN = 100; // results on the page; the rest is counted
 const LONG = 300;  // characters of one
@@ -58,12 +58,12 @@ export class Batches {
       this.look();
     };
     return row(b.id,
-      cell("", state(b.processing_status)),
+      cell("", state(b.processing_status, b.sluice?.errors?.map((e) => `${number(e.count)} × ${e.type}: ${e.message}`).join("\n"))),
       cell("id", short(b.id), b.id),
-      cell("", counts(b.request_counts)),
-      cell("right", since(b.created_at, b.ended_at)),
+      cell("wraps", counts(b.request_counts)),
+      since("right", b.created_at, b.ended_at),
       cell("optional", told?.status ?? "–", told?.last_error),
-      acts(ended && act("Delete", name, () => does("DELETE", path)),
+      acts(act("Open", name, () => this.watch(b)), ended && act("Delete", name, () => does("DELETE", path)),
         b.processing_status === "in_progress" && act("Cancel", name, () => does("POST", `${path}/cancel`))));
   }
 
@@ -114,7 +114,7 @@ export class Batches {
   tell() {
     if (!this.watched) return;
     const { batch: b, results } = this.watched, ended = b.processing_status === "ended";
-    const parts = [b.processing_status.replace("_", " "), `${ended ? "took" : "for"} ${since(b.created_at, b.ended_at)}`, counts(b.request_counts)];
+    const parts = [b.processing_status.replace("_", " "), `${ended ? "took" : "for"} ${lasted(b.created_at, b.ended_at)}`, counts(b.request_counts)];
     if (results) parts.push(count(results, "result") + (results > SHOWN ? `, the first ${number(SHOWN)} here` : ""));
     const usage = b.sluice?.usage;
     if (usage) parts.push(`${number(usage.input_tokens)} tokens in, ${number(usage.output_tokens)} out`);

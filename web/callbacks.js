@@ -30,13 +30,13 @@ export class Callbacks {
     const last = k.last_status ?? (k.last_error ? "no answer" : "–");
     const next = k.next_attempt_at && Date.parse(k.next_attempt_at) - Date.now();
     return row(k.id,
-      cell("", state(k.status, k.last_error)),
+      cell("", state(k.status, k.status === "delivered" ? null : k.last_error)),
       cell("", k.event),
       cell("id", short(k.object_id), k.object_id),
       cell("right", String(k.attempts)),
       cell("right", String(last), k.last_error),
       this.receiver ? cell("", this.receipt(k)) : cell("optional url", k.url, k.url),
-      cell("right optional", next > 0 ? `again in ${age(next)}` : since(k.created_at)),
+      next > 0 ? cell("right optional", `again in ${age(next)}`) : since("right optional", k.created_at),
       acts(act("Redeliver", `the callback of ${short(k.object_id)}`, async () => {
         await this.ask("POST", `/v1/callbacks/${k.id}/redeliver`);
         this.look();

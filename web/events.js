@@ -2,6 +2,9 @@
 
 import { APIError } from "./client.js";
 
+// VERSION is the header that Anthropic's own routes ask for.
+export const VERSION = { "anthropic-version": "2023-06-01" };
+
 const AGAIN = 1500; // ms before the next connection, as the gateway's own streams have it
 
 // events yields the frames {id, event, data} of a path of the gateway, data as JSON, until one of them is named last. It
@@ -9,7 +12,7 @@ const AGAIN = 1500; // ms before the next connection, as the gateway's own strea
 export async function* events(client, path, last, signal) {
   for (let cursor = ""; ;) {
     try {
-      const response = await client.fetch(path, { headers: { ...client.headers, ...(cursor && { "last-event-id": cursor }) }, cache: "no-store", signal });
+      const response = await client.fetch(path, { headers: { ...client.headers, ...VERSION, ...(cursor && { "last-event-id": cursor }) }, cache: "no-store", signal });
       if (response.status === 204) return;
       if (!response.ok) throw new APIError(undefined, { status: response.status, headers: response.headers, error: await response.json().catch(() => undefined) });
       for await (const frame of frames(response.body)) {

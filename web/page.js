@@ -230,7 +230,7 @@ function tab(name) {
     t.tabIndex = chosen ? 0 : -1;
     $(t.getAttribute("aria-controls")).hidden = !chosen;
   }
-  if (name === "streams") streams.look();
+  if (name === "streams" || name === "background") streams.look();
   if (name === "background") background.look();
 }
 

@@ -2,7 +2,7 @@
 
 import { APIUserAbortError } from "./client.js";
 import { $, count, number, say } from "./dom.js";
-import { act, acts, age, cell, fill, row, short, state } from "./table.js";
+import { act, acts, ages, cell, fill, row, short, since, state } from "./table.js";
 
 const BUSY = 3000, CALM = 20_000; // ms between two looks, while a stream is in progress and while none is
 const PATIENCE = 8000;            // ms that a look may take
@@ -17,7 +17,7 @@ export class Streams {
     Object.assign(this, { client, connections, open, current, heard });
     $("refresh").addEventListener("click", () => this.look());
     document.addEventListener("visibilitychange", () => document.hidden || this.look());
-    setInterval(() => document.hidden || this.ages(), 1000);
+    setInterval(() => document.hidden || ages($("streams-rows")), 1000);
   }
 
   // look asks for the list now, and again after a while. It takes no connection that a stream might wait for.
@@ -56,7 +56,6 @@ export class Streams {
     $("streams-count").hidden = !this.running.length;
     say($("streams-count"), String(this.running.length));
     say($("streams-state"), this.words());
-    this.ages();
   }
 
   words() {
@@ -67,15 +66,18 @@ export class Streams {
 
   row(s, isCurrent) {
     const live = s.status === "in_progress" || s.status === "queued";
-    const since = cell("right age");
-    since.dataset.since = s.created_at;
     const all = row(s.id,
       cell("", state(s.status, s.error && `${s.error.type}: ${s.error.message}`)), cell("id", short(s.id), s.id),
-      cell("model-name", s.model ?? "–"), since, cell("right", tokens(s)), cell("right optional", number(s.viewers)),
-      acts(act("Open", short(s.id), () => this.open(s)),
+      cell("model-name", s.model ?? "–"), since("right", s.created_at), cell("right", tokens(s)), cell("right optional", number(s.viewers)),
+      acts(act("Open", short(s.id), () => this.openNow(s.id)),
         live ? act("Cancel", short(s.id), () => this.act("POST", `/v1/streams/${s.id}/cancel`)) : act("Delete", short(s.id), () => this.act("DELETE", `/v1/streams/${s.id}`))));
     all.classList.toggle("current", isCurrent);
     return all;
+  }
+
+  // openNow opens what the newest list says: an older URL's ticket may be over.
+  openNow(id) {
+    this.open(this.list.find((s) => s.id === id));
   }
 
   async act(method, path) {
@@ -85,10 +87,6 @@ export class Streams {
     } catch (e) {
       say($("streams-state"), e.message);
     }
-  }
-
-  ages() {
-    for (const cell of $("streams-rows").querySelectorAll(".age")) say(cell, age(Date.now() - Date.parse(cell.dataset.since)));
   }
 }
 

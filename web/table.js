@@ -1,8 +1,8 @@
 // Tables of what the gateway keeps: a row for each object, with what can be done with it.
 
-import { button, element } from "./dom.js";
+import { button, element, say } from "./dom.js";
 
-// row makes a table's row; its cells are made by cell, age and acts.
+// row makes a table's row; its cells are made by cell, since and acts.
 export function row(id, ...cells) {
   const r = element("tr", "", ...cells);
   r.dataset.id = id;
@@ -10,7 +10,7 @@ export function row(id, ...cells) {
 }
 
 export function cell(className, content, title) {
-  const c = element("td", className, content);
+  const c = element("td", className, content ?? "");
   if (title) c.title = title;
   return c;
 }
@@ -33,13 +33,40 @@ export function act(name, label, click) {
   return b;
 }
 
-// fill puts rows in the place of those that are there. Who was on a button stays on it.
+// since is a cell that says how long something has gone on, or took until it ended.
+export function since(className, from, to) {
+  const c = cell(className);
+  c.dataset.since = from;
+  if (to) c.dataset.until = to;
+  tick(c);
+  return c;
+}
+
+// ages brings the times below e up to date.
+export function ages(e) {
+  for (const c of e.querySelectorAll("[data-since]")) tick(c);
+}
+
+const tick = (c) => say(c, lasted(c.dataset.since, c.dataset.until));
+
+// fill makes rows the content of a table. A row that says the same as before stays, so that it can be pressed at any
+// moment, and who was on a button stays on it.
 export function fill(body, rows) {
+  ages(body); // so that time alone is no difference
   const focused = body.contains(document.activeElement) ? document.activeElement : null;
   const id = focused?.closest("tr").dataset.id;
-  body.replaceChildren(...rows);
+  const old = new Map([...body.children].map((r) => [r.dataset.id, r]));
+  const next = rows.map((r) => {
+    const was = old.get(r.dataset.id);
+    old.delete(r.dataset.id);
+    if (was?.isEqualNode(r)) return was;
+    was?.replaceWith(r);
+    return r;
+  });
+  for (const gone of old.values()) gone.remove();
+  next.forEach((r, i) => body.children[i] === r || body.insertBefore(r, body.children[i] ?? null));
   body.closest("table").hidden = rows.length === 0;
-  if (id) body.querySelector(`tr[data-id="${CSS.escape(id)}"] [data-act="${CSS.escape(focused.dataset.act ?? "")}"]`)?.focus({ preventScroll: true });
+  if (id && !focused.isConnected) body.querySelector(`tr[data-id="${CSS.escape(id)}"] [data-act="${CSS.escape(focused.dataset.act)}"]`)?.focus({ preventScroll: true });
 }
 
 // short is enough of an id to tell objects of a kind apart.
@@ -51,5 +78,5 @@ export function age(ms) {
   return s < 3600 ? `${Math.floor(s / 60)} min` : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }
 
-// since is how long something has gone on, or took until it ended.
-export const since = (from, to) => age((to ? Date.parse(to) : Date.now()) - Date.parse(from));
+// lasted is how long something has gone on, or took until it ended.
+export const lasted = (from, to) => age((to ? Date.parse(to) : Date.now()) - Date.parse(from));
