@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"encoding/base64"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 )
@@ -73,5 +75,30 @@ func TestReceiverBelievesNobodyElse(t *testing.T) {
 	resp.Body.Close()
 	if got := p.receipts(); resp.StatusCode != http.StatusUnauthorized || len(got) != 1 || got[0].Good || got[0].Object != "" {
 		t.Errorf("a forged callback is answered %s, and kept as %+v", resp.Status, got)
+	}
+}
+
+// The secret, the callback and its signature are those of the Standard Webhooks' own tests.
+func TestReceiverTakesWhatIsSignedAShortWhileAgo(t *testing.T) {
+	secret, _ := base64.StdEncoding.DecodeString("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+	const signature, body = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", `{"test": 2432232314}`
+	at := time.Unix(1614265330, 0)
+	for name, c := range map[string]struct {
+		signature, body string
+		now             time.Time
+		want            bool
+	}{
+		"signed":             {signature, body, at, true},
+		"one of several":     {"v1a,abc v1,AAAA " + signature, body, at.Add(receivedOld), true},
+		"tampered":           {signature, body + " ", at, false},
+		"old":                {signature, body, at.Add(receivedOld + time.Second), false},
+		"from the future":    {signature, body, at.Add(-receivedOld - time.Second), false},
+		"of another version": {"v2" + signature[2:], body, at, false},
+		"not signed":         {"", body, at, false},
+	} {
+		h := http.Header{"Webhook-Id": {"msg_p5jXN8AQM9LWM0D4loKWxJek"}, "Webhook-Timestamp": {"1614265330"}, "Webhook-Signature": {c.signature}}
+		if got := signed(h, []byte(c.body), [][]byte{[]byte("another"), secret}, c.now); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }

@@ -61,6 +61,7 @@ func newReceiver() (*receiver, error) {
 }
 
 func (r *receiver) address() string { return r.listener.Addr().String() }
+func (r *receiver) url() string     { return "http://" + r.address() + "/" }
 
 // serve takes callbacks of the gateway at that URL.
 func (r *receiver) serve(gateway string) {

@@ -158,7 +158,7 @@ func demo(env Environment, args []string) int {
 		return exitFailed
 	}
 	received.serve("http://" + g.Addr().String())
-	welcome(env.Stdout, g)
+	welcome(env.Stdout, g, received)
 	ctx, stop := context.WithCancel(env.Context)
 	defer stop()
 	defer onSignal(hangups, func() {
@@ -191,7 +191,7 @@ func demoGateway(env Environment, cfg gateway.Config, listen string, received *r
 	if cfg.Server.AdminListen, _, err = freePort("127.0.0.1", port+1); err != nil {
 		return nil, err
 	}
-	options := gateway.Options{Version: Version(), Log: logger(env, cfg.Log), Demo: true, Receiver: "http://" + received.address() + "/", Received: received.list()}
+	options := gateway.Options{Version: Version(), Log: logger(env, cfg.Log), Demo: true, Receiver: received.url(), Received: received.list()}
 	if g, err = gateway.New(cfg, options); err != nil {
 		return nil, err
 	}
@@ -217,16 +217,17 @@ func freePort(host string, port int) (address string, free int, err error) {
 	}
 }
 
-func welcome(w io.Writer, g *gateway.Gateway) {
+func welcome(w io.Writer, g *gateway.Gateway, r *receiver) {
 	fmt.Fprintf(w, `Sluice demo. Answers are simulated; nothing leaves this machine.
 
   Page      http://%[1]s/
   SDKs      base URL http://%[1]s, API key %[2]s
   Metrics   http://%[3]s/metrics
+  Callbacks %[4]s takes those of the demo and checks their signatures
 
 Ctrl-C ends it.
 
-`, g.Addr(), demoKey, g.AdminAddr())
+`, g.Addr(), demoKey, g.AdminAddr(), r.url())
 }
 
 func health(env Environment, args []string) int {
