@@ -39,7 +39,7 @@ async function* frames(body) {
       const whole = (rest + value).split("\n\n");
       rest = whole.pop();
       for (const text of whole) {
-        const frame = Object.fromEntries(text.split("\n").map((line) => line.split(/: (.*)/, 2)));
+        const frame = Object.fromEntries(text.split("\n").map((line) => line.split(/: ([^]*)/, 2)));
         if (frame.data) yield frame;
       }
     }
