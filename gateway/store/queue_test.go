@@ -84,6 +84,33 @@ func TestItemThatWasRemovedDoesNotCome(t *testing.T) {
 	})
 }
 
+// TestWaitingItemsStopNoOthers: receivers that are away leave as many as they please.
+func TestWaitingItemsStopNoOthers(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		q := must[*Queue](t)(s.Queue(ctx, "work"))
+		if bound := q.consumer.CachedInfo().Config.MaxAckPending; bound != -1 {
+			t.Errorf("%d items that wait stop the queue", bound)
+		}
+		const waiting = 1200 // above the engine's default bound
+		for i := range waiting {
+			if err := q.Push(ctx, fmt.Sprint(i), nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := must[*Item](t)(q.Next(ctx)).Later(time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := q.Push(ctx, "last", nil); err != nil {
+			t.Fatal(err)
+		}
+		if i := must[*Item](t)(q.Next(ctx)); i.ID != "last" {
+			t.Errorf("%s came", i.ID)
+		}
+	})
+}
+
 func TestEachItemHasOneWorker(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, s *Store) {
