@@ -1,18 +1,29 @@
 // The official TypeScript SDK through the gateway at SLUICE_URL, unmodified but for its base URL and key. It exits with 1
 // and says what is wrong, or prints how many promises it has seen kept.
 import assert from "node:assert/strict";
+import { setTimeout } from "node:timers/promises";
 import Anthropic from "@anthropic-ai/sdk";
 
 const baseURL = process.env.SLUICE_URL;
 const client = new Anthropic({ baseURL, apiKey: process.env.SLUICE_KEY });
 const once = new Anthropic({ baseURL, apiKey: process.env.SLUICE_KEY, maxRetries: 0 });
 const slow = new Anthropic({ baseURL, apiKey: process.env.SLUICE_SLOW_KEY });
+const other = new Anthropic({ baseURL, apiKey: process.env.SLUICE_SLOW_KEY, maxRetries: 0 });
 
 const tools = [
   { name: "get_weather", input_schema: { type: "object", properties: { city: { type: "string" }, days: { type: "integer" } } } },
 ];
 const ask = (content) => ({ model: "claude-sonnet-4-6", max_tokens: 4096, messages: [{ role: "user", content }] });
 const whole = (of, content) => of.messages.stream(ask(content)).finalMessage();
+
+// end polls a batch until it has ended.
+async function end(id) {
+  for (;;) {
+    const batch = await client.messages.batches.retrieve(id);
+    if (batch.processing_status === "ended") return batch;
+    await setTimeout(50);
+  }
+}
 
 async function rejects(promise, status, type) {
   const error = await promise.then(
@@ -96,6 +107,42 @@ const promises = {
       assert.equal(error.type, type);
       assert.ok(text.length > 0);
     }
+  },
+  async "makes, polls, reads, lists, cancels and deletes batches"() {
+    const item = (custom_id, content) => ({ custom_id, params: ask(content) });
+    const made = await client.messages.batches.create({
+      requests: [item("good", "short fault:batch-time=300"), item("large", "fault:giant=300000"), item("bad", "fault:529"), item("late", "fault:expire")],
+    });
+    assert.equal(made.processing_status, "in_progress");
+    assert.equal(made.results_url, null);
+    const ended = await end(made.id);
+    assert.deepEqual(ended.request_counts, { processing: 0, succeeded: 2, errored: 1, canceled: 0, expired: 1 });
+    const results = {};
+    for await (const r of await client.messages.batches.results(made.id)) results[r.custom_id] = r.result;
+    assert.deepEqual(Object.keys(results).sort(), ["bad", "good", "large", "late"]);
+    assert.match(results.good.message.content[0].text, /^In short/);
+    assert.ok(results.large.message.content[0].text.length >= 300000);
+    assert.equal(results.bad.error.error.type, "overloaded_error");
+    assert.equal(results.late.type, "expired");
+
+    const long = await client.messages.batches.create({ requests: [item("long", "fault:batch-time=3600000")] });
+    assert.equal((await client.messages.batches.cancel(long.id)).processing_status, "canceling");
+    const list = async (of) => {
+      const ids = [];
+      for await (const b of of.messages.batches.list({ limit: 1 })) ids.push(b.id);
+      return ids;
+    };
+    assert.deepEqual(await list(client), [long.id, made.id]);
+    assert.deepEqual(await list(other), []);
+    for (const call of ["retrieve", "results", "cancel", "delete"]) {
+      await rejects(other.messages.batches[call](made.id), 404, "not_found_error");
+    }
+    assert.equal((await end(long.id)).request_counts.canceled, 1);
+    for (const id of [long.id, made.id]) {
+      assert.deepEqual(await client.messages.batches.delete(id), { id, type: "message_batch_deleted" });
+    }
+    assert.deepEqual(await list(client), []);
+    await rejects(client.messages.batches.retrieve(made.id), 404, "not_found_error");
   },
   async "stops when it is told to"() {
     const stream = client.messages.stream(ask("long fault:slow=20"));
