@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -76,7 +77,7 @@ func (h *house) settled(id string) (b batchObject) {
 
 func TestGoSDKsBatchHelpersWorkThroughTheGateway(t *testing.T) {
 	t.Parallel()
-	h := openHouse(t, simulator.New(simulator.Options{Key: upstreamKey}))
+	h := openHouse(t, simulator.New(simulator.Options{Key: upstreamKey, BatchTime: 200 * time.Millisecond}))
 	alice, bob := h.sdk(aliceKey), h.sdk(bobKey)
 	request := func(id, text string) anthropic.MessageBatchNewParamsRequest {
 		p := prompt(text)
@@ -89,8 +90,12 @@ func TestGoSDKsBatchHelpersWorkThroughTheGateway(t *testing.T) {
 	if err != nil || made.RequestCounts.Processing != 4 {
 		t.Fatalf("%v %+v", err, made)
 	}
-	ended, err := alice.Messages.Batches.Get(ctx, made.ID, anthropic.MessageBatchGetParams{})
-	if err != nil || ended.ProcessingStatus != anthropic.MessageBatchProcessingStatusEnded || ended.ResultsURL != h.url+"/v1/messages/batches/"+made.ID+"/results" {
+	var ended *anthropic.MessageBatch
+	eventually(t, func() string { return fmt.Sprintf("%v %+v has not ended", err, ended) }, func() bool {
+		ended, err = alice.Messages.Batches.Get(ctx, made.ID, anthropic.MessageBatchGetParams{})
+		return err != nil || ended.ProcessingStatus == anthropic.MessageBatchProcessingStatusEnded
+	})
+	if err != nil || ended.ResultsURL != h.url+"/v1/messages/batches/"+made.ID+"/results" {
 		t.Fatalf("%v %+v", err, ended)
 	}
 	got := map[string]string{}
@@ -129,6 +134,19 @@ func TestGoSDKsBatchHelpersWorkThroughTheGateway(t *testing.T) {
 	}
 	if mine, other := list(alice), list(bob); !slices.Equal(mine, []string{long.ID, made.ID}) || !slices.Equal(other, []string{his.ID}) {
 		t.Errorf("alice sees %v, bob %v", mine, other)
+	}
+	results := bob.Messages.Batches.ResultsStreaming(ctx, made.ID, anthropic.MessageBatchResultsParams{})
+	if results.Next() {
+		t.Errorf("bob reads %+v", results.Current())
+	}
+	_, got404 := bob.Messages.Batches.Get(ctx, made.ID, anthropic.MessageBatchGetParams{})
+	_, cancel404 := bob.Messages.Batches.Cancel(ctx, long.ID, anthropic.MessageBatchCancelParams{})
+	_, delete404 := bob.Messages.Batches.Delete(ctx, made.ID, anthropic.MessageBatchDeleteParams{})
+	for call, err := range map[string]error{"results": results.Err(), "get": got404, "cancel": cancel404, "delete": delete404} {
+		var refused *anthropic.Error
+		if !errors.As(err, &refused) || refused.StatusCode != 404 {
+			t.Errorf("bob's %s: %v", call, err)
+		}
 	}
 	if deleted, err := alice.Messages.Batches.Delete(ctx, made.ID, anthropic.MessageBatchDeleteParams{}); err != nil || deleted.ID != made.ID {
 		t.Errorf("%v %+v", err, deleted)
