@@ -287,11 +287,14 @@ func (a *API) callback(r *http.Request, id auth.Identity) (string, error) {
 	return url, a.calls.Check(url)
 }
 
-// tellEnd waits for a stream's end and has it told. What is not in the background is lost with the process, and so is the
-// telling.
+// tellEnd waits for a stream's end and has it told, unless the stream's owner has a refusal instead of a stream. What is
+// not in the background is lost with the process, and so is the telling.
 func (a *API) tellEnd(s *relay.Stream) {
 	a.telling.Go(func() {
 		<-s.Done()
+		if s.Refused() {
+			return
+		}
 		if err := a.calls.Enqueue(context.Background(), background.EndOf(s.Owner, s.Callback, s.Snapshot(false))); err != nil {
 			a.log.Error("a stream's end can't be told", "stream", s.ID, "error", err)
 		}

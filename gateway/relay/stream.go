@@ -106,6 +106,13 @@ func (s *Stream) Commit() error {
 	return s.refusal
 }
 
+// Refused reports whether the refusal was an answer of its own, so that for its owner there never was a stream.
+func (s *Stream) Refused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refusal != nil
+}
+
 // RequestID is the upstream's name for the request; empty before its answer has come.
 func (s *Stream) RequestID() string {
 	s.mu.Lock()
