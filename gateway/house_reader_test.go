@@ -215,6 +215,10 @@ type object struct {
 	CreatedAt   *string `json:"created_at"`
 	EndedAt     *string `json:"ended_at"`
 	ExpiresAt   *string `json:"expires_at"`
+	Callback    *struct {
+		ID, Event, URL, Status string
+		Attempts               int
+	}
 }
 
 // start opens a stream for a browser; it must be created.
