@@ -67,12 +67,18 @@ type toldEnd struct {
 	}
 }
 
-// verifier is the reference library, as the owner of a key sets it up.
-func (h *house) verifier(key string) *standardwebhooks.Webhook {
+// secret is what the owner of a key is shown as his.
+func (h *house) secret(key string) string {
 	h.t.Helper()
 	var shown struct{ Secret string }
 	h.do("GET", "/v1/callbacks/secret", "", "x-api-key", key).status(200).into(&shown)
-	v, err := standardwebhooks.NewWebhook(shown.Secret)
+	return shown.Secret
+}
+
+// verifier is the reference library, as the owner of a key sets it up.
+func (h *house) verifier(key string) *standardwebhooks.Webhook {
+	h.t.Helper()
+	v, err := standardwebhooks.NewWebhook(h.secret(key))
 	if err != nil {
 		h.t.Fatal(err)
 	}
