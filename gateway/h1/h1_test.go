@@ -266,6 +266,12 @@ func TestCanceledAnswerEndsAtTheServer(t *testing.T) {
 	}
 	<-left
 	ctx, cancel = context.WithCancelCause(t.Context())
+	cancel(gone)
+	early, _ := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, nil)
+	if _, err := s.client.Do(early); !errors.Is(err, gone) {
+		t.Errorf("before the request: %v", err)
+	}
+	ctx, cancel = context.WithCancelCause(t.Context())
 	time.AfterFunc(time.Millisecond, func() { cancel(gone) })
 	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/mute", nil)
 	if _, err := s.client.Do(req); !errors.Is(err, gone) {
