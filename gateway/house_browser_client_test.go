@@ -16,9 +16,9 @@ import (
 )
 
 // script runs what has Sluice, and client where the page's own gateway takes alice's key, and reads what it returns.
-func (b *tab) script(script string, into any) {
-	b.t.Helper()
-	text := value[string](b, fmt.Sprintf(`(async () => {
+func (p *tab) script(script string, into any) {
+	p.t.Helper()
+	text := value[string](p, fmt.Sprintf(`(async () => {
 		const { default: Sluice } = await import("/client.js");
 		const client = new Sluice({ apiKey: %q, maxRetries: 0 });
 		const ask = (content) => ({ model: "claude-sonnet-4-6", max_tokens: 4096, messages: [{ role: "user", content }] });
@@ -26,7 +26,7 @@ func (b *tab) script(script string, into any) {
 		return JSON.stringify(returned ?? null);
 	})()`, aliceKey, script))
 	if into != nil {
-		decode(b.t, []byte(text), into)
+		decode(p.t, []byte(text), into)
 	}
 }
 
@@ -76,18 +76,18 @@ const kept = `
 `
 
 // saysWhole looks that what was read is what the gateway has of the stream.
-func (b *tab) saysWhole(h *house, id string) {
-	b.t.Helper()
+func (p *tab) saysWhole(h *house, id string) {
+	p.t.Helper()
 	var read struct {
 		Text, Kept, Over string
 		Disconnects      []string
 	}
-	b.until(`globalThis.seen.over !== ""`)
-	b.script(`return { ...seen, kept: sessionStorage.text };`, &read)
+	p.until(`globalThis.seen.over !== ""`)
+	p.script(`return { ...seen, kept: sessionStorage.text };`, &read)
 	var m struct{ Content []struct{ Text string } }
-	decode(b.t, h.get(id).Message, &m)
+	decode(p.t, h.get(id).Message, &m)
 	if read.Over != "whole" || len(m.Content) != 1 || read.Kept != m.Content[0].Text {
-		b.t.Errorf("%s after %q: read %d characters\n%q\nof %q", read.Over, read.Disconnects, len(read.Kept), read.Kept, m.Content)
+		p.t.Errorf("%s after %q: read %d characters\n%q\nof %q", read.Over, read.Disconnects, len(read.Kept), read.Kept, m.Content)
 	}
 }
 
