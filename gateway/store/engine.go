@@ -93,15 +93,23 @@ func (e *engine) InProcessConn() (net.Conn, error) {
 	return s.InProcessConn()
 }
 
+// asks is how often the server is asked how it is before its answer is believed: on a busy machine it may say of itself
+// that it is not ready, since it gives its own answer a millisecond.
+const asks = 10
+
 // examine asks the server whether it can write.
-func examine(s *server.Server) error {
-	if !s.JetStreamEnabled() {
-		return errors.New("the engine has stopped")
+func examine(s *server.Server) (err error) {
+	for range asks {
+		if !s.JetStreamEnabled() {
+			return errors.New("the engine has stopped")
+		}
+		h := s.Healthz(nil)
+		if h.Status == "ok" {
+			return nil
+		}
+		err = errors.New(h.Error)
 	}
-	if h := s.Healthz(nil); h.Status != "ok" {
-		return errors.New(h.Error)
-	}
-	return nil
+	return err
 }
 
 // class is what an engine's error is to callers.
