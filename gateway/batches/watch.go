@@ -82,8 +82,10 @@ func (h *dueHeap) Pop() any {
 func (b *Batches) watch(one Batch, revision uint64, grant *limits.BatchGrant) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if w := b.watched[one.ID]; w != nil { // load has found it first
-		w.grant = grant
+	if w := b.watched[one.ID]; w != nil { // load and its maker both have found it
+		if grant != nil {
+			w.grant = grant
+		}
 		return
 	}
 	w := &watched{batch: one, revision: revision, grant: grant, changed: make(chan struct{})}

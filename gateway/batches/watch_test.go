@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 )
 
 const minute = time.Minute
@@ -297,5 +298,24 @@ func BenchmarkAskAboutOneBatch(b *testing.B) {
 		if err := r.poll(context.Background(), one); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestBatchFoundTwiceKeepsItsGrant: whoever makes one while Run reads the store is not left with tokens set aside for ever.
+func TestBatchFoundTwiceKeepsItsGrant(t *testing.T) {
+	b := newRoom(t, simulated())
+	b.limits.SetPlans(map[string]limits.Plan{"default": {TokensPerDay: 10_000}})
+	one := b.create(params(body("short")))
+	for range 2 {
+		if err := b.load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if used, _, _ := b.limits.Look("key:alice", "default"); used.Reserved == 0 {
+		t.Error("nothing is reserved")
+	}
+	b.run(one.ID)
+	if used, _, _ := b.limits.Look("key:alice", "default"); used.Reserved != 0 || used.Today.Answers != 1 {
+		t.Errorf("%+v", used)
 	}
 }
