@@ -49,7 +49,7 @@ func TestTypeScriptSDKWorksUnchanged(t *testing.T) {
 	t.Parallel()
 	node := nodeWith(t, "@anthropic-ai/sdk")
 	h := openHouse(t, simulator.New(simulator.Options{}), func(c *gateway.Config) {
-		c.Plans["slow"] = limits.Plan{RequestsPerMinute: 30, Burst: 1}
+		c.Plans["slow"] = limits.Plan{RequestsPerMinute: 30, Burst: 1, Models: []string{"claude-sonnet-*"}}
 		c.Auth.Keys[1].Plan = "slow"
 		c.Relay.AbandonAfter.Messages = 50 * time.Millisecond
 	})

@@ -185,6 +185,7 @@ func TestGoSDKGetsTypedErrors(t *testing.T) {
 		"an empty stream":     {aliceKey, prompt("fault:empty"), 502, "api_error"},
 		"a redirect":          {aliceKey, prompt("fault:redirect"), 502, "api_error"},
 		"silence by the rule": {aliceKey, prompt("fault:no-such-fault"), 400, "invalid_request_error"},
+		"more than we take":   {aliceKey, prompt(strings.Repeat("x", 32_000_001)), 413, "request_too_large"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

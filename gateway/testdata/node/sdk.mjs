@@ -82,6 +82,8 @@ const promises = {
     const nobody = new Anthropic({ baseURL, apiKey: "sk-nobody", maxRetries: 0 });
     await rejects(whole(nobody, "short"), 401, "authentication_error");
     await rejects(once.messages.create({ ...ask("short"), model: "claude-does-not-exist", stream: true }), 404, "not_found_error");
+    await rejects(slow.messages.create({ ...ask("short"), model: "claude-opus-4-6" }, { maxRetries: 0 }), 403, "permission_error");
+    await rejects(whole(once, "x".repeat(32_000_001)), 413, "request_too_large");
     await rejects(whole(once, "fault:401"), 502, "api_error");
     await rejects(whole(once, "fault:html"), 502, "api_error");
     const limited = await rejects(whole(once, "fault:429=1"), 429, "rate_limit_error");
