@@ -202,6 +202,8 @@ export class Run {
     try {
       theirs = (await this.client.request({ method: "GET", path: `/v1/streams/${this.turn.id}` })).message?.content ?? [];
     } catch (e) {
+      // A page that is left meanwhile loses the request, and may come back out of the back/forward cache.
+      if (!e.status) addEventListener("pageshow", () => this.compare(contents), { once: true });
       const why = e.status === 401 ? "is shown to its owner’s key only" : "could not be fetched";
       this.verdict = { tone: "quiet", text: `The gateway’s own copy ${why}, so nothing is said here of lost or repeated characters.` };
       return this.changed();

@@ -54,9 +54,25 @@ func (p *console) do(steps ...chromedp.Action[chromedp.Void]) {
 }
 
 // until waits until an expression is true.
+// until waits until an expression is true. It asks anew each time, since chromedp.Poll does not find a page that came
+// back out of the back/forward cache.
 func (p *console) until(js string) {
 	p.t.Helper()
-	p.do(chromedp.Poll[chromedp.Void](js))
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(time.Minute)
+	for {
+		found, err := chromedp.Run(p.tab, chromedp.Evaluate[bool](`Boolean(`+js+`)`))
+		if err == nil && found {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			said, _ := chromedp.Run(p.tab, chromedp.Evaluate[string](`document.body?.innerText ?? ""`))
+			p.t.Fatalf("%s: %v; the page says:\n%s", js, err, said)
+		}
+	}
 }
 
 // value evaluates an expression.
