@@ -37,8 +37,10 @@ test("what Claude refuses for now is asked again", { skip }, async () => {
 
 /** A network before the gateway that breaks every connection which has brought so many chunks, until it is healed. */
 async function network() {
-  const net = { broken: 0, chunks: Infinity };
-  const server = createServer((near) => {
+  const net = { broken: 0, chunks: Infinity, away: undefined }; // away: nobody gets through until it is settled
+  const server = createServer(async (near) => {
+    near.on("error", () => {}); // also while it waits
+    await net.away;
     const far = connect(new URL(baseURL).port, new URL(baseURL).hostname);
     let chunks = 0;
     far.on("data", (data) => {
@@ -61,20 +63,29 @@ test("on a network that breaks all the time the text comes without a gap or a re
   const net = await network();
   const far = new Sluice({ baseURL: net.url, apiKey });
   const stream = await far.stream(ask("think and use a tool, fault:slow=8", { tools: [{ name: "get_weather", input_schema: { type: "object", properties: { city: { type: "string" } } } }] }));
-  let text = "", thinking = "", json = "", last = 0;
+  let text = "", thinking = "", json = "", jumps = 0, last = 0;
   stream.on("text", (delta) => (text += delta)).on("thinking", (delta) => (thinking += delta)).on("inputJson", (delta) => (json += delta));
   stream.on("sse", ({ id }) => {
     if (id) {
       assert.ok(+id > last, `${id} after ${last}`);
+      jumps += +id > last + 1;
       last = +id;
     }
   });
   let broken = 0;
-  stream.on("disconnect", () => (net.chunks = ++broken % 7));
+  const size = async () => JSON.stringify((await client.request({ method: "GET", path: `/v1/streams/${stream.id}` })).message).length;
+  const grown = async () => {
+    for (const before = await size(); (await size()) < before + 100; ); // by many deltas, which then come as one
+  };
+  stream.on("disconnect", () => {
+    net.chunks = ++broken % 7;
+    if (broken === 3) net.away = grown();
+  });
   net.chunks = 2;
   const message = await stream.finalMessage();
   net.chunks = Infinity;
   assert.ok(broken >= 5, `broken ${broken} times`);
+  assert.ok(jumps > 0, "nothing had to be caught up with");
   const { message: theirs } = await client.request({ method: "GET", path: `/v1/streams/${stream.id}` });
   assert.deepEqual(message, theirs);
   assert.equal(text, message.content.find((block) => block.type === "text").text);
