@@ -3,6 +3,6 @@
 // instance of their own, and hand what they read straight to whoever waits for it.
 //
 // net/http's client has two goroutines and two buffers a connection, and the reader of its body is a third; with 8,000
-// waiting streams those were more than half of a stream's memory. Only Linux has this; elsewhere, and for everything
+// waiting streams those were half of a stream's memory. Only Linux has this; elsewhere, and for everything
 // but plain http URLs without a proxy, net/http's client is used.
 package h1

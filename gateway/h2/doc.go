@@ -3,7 +3,7 @@
 // no buffer of its own.
 //
 // net/http's client copies each piece into a buffer of the answer and wakes a goroutine that copies it out again. With
-// 1,000 streams of 20 events a second that was a third of the CPU that an event took, and with 8,000 waiting ones half
+// 1,000 streams of 20 events a second that was a quarter of the CPU that an event took, and with 8,000 waiting ones a third
 // of a stream's memory. Frames and header compression are golang.org/x/net's; what is here is RFC 9113 §5 (streams and
 // flow control), §6.8 (GOAWAY) and the choice of a connection.
 //
