@@ -78,7 +78,7 @@ func (f *framing) next(p []byte) (data, rest []byte, err error) {
 // take takes one whole line of the framing.
 func (f *framing) take(line []byte) error {
 	line, crlf := bytes.CutSuffix(line, []byte("\r\n"))
-	if !crlf { // a bare LF is where two readers can differ on what a line is
+	if !crlf || bytes.IndexByte(line, '\r') >= 0 { // a bare LF or CR is where two readers can differ on what a line is
 		return errFraming
 	}
 	switch f.state {

@@ -57,7 +57,7 @@ func TestMalformedChunksAreErrors(t *testing.T) {
 	t.Parallel()
 	for name, wire := range map[string]string{
 		"no size": "\r\nhi\r\n", "not hex": "g\r\n", "negative": "-1\r\n", "a prefix": "0x2\r\nhi\r\n", "only an extension": ";a\r\n",
-		"too many digits": "1111111111111111\r\n", "bare LF": "2\nhi\r\n", "longer than it said": "2\r\nhiho\r\n", "no CRLF behind it": "2\r\nhi3\r\n",
+		"too many digits": "1111111111111111\r\n", "bare LF": "2\nhi\r\n", "bare CR": "2;a\r\rb\r\nhi\r\n", "longer than it said": "2\r\nhiho\r\n", "no CRLF behind it": "2\r\nhi3\r\n",
 		"an endless line": "2;" + strings.Repeat("a", maxLine), "an endless trailer": "0\r\n" + strings.Repeat("a: b\r\n", maxTrailer),
 	} {
 		for _, size := range []int{1, 7, len(wire)} {
