@@ -84,18 +84,42 @@ func (i *issuer) isSilent() {
 	i.does(func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() })
 }
 
+// journal is a log that a test may read, and begin anew, while a fetch may still write to it.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+func (j *journal) Reset() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.text.Reset()
+}
+
 // federated is a house that takes the issuer's tokens, and its log.
-func federated(t testing.TB, i *issuer) (*Auth, *bytes.Buffer) {
+func federated(t testing.TB, i *issuer) (*Auth, *journal) {
 	t.Helper()
-	var log bytes.Buffer // written by one fetch at a time, read when none runs
+	log := &journal{}
 	cfg := house()
 	cfg.JWT = JWT{JWKSURL: keysURL, Issuer: login, Audience: "sluice", UserClaim: "sub"}
-	a, err := New(cfg, slog.New(slog.NewTextHandler(&log, nil)))
+	a, err := New(cfg, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	a.callers.Load().tokens.keys.client.Transport = i
-	return a, &log
+	return a, log
 }
 
 func eddsa(t testing.TB, key ed25519.PrivateKey, header ...string) http.Header {
@@ -187,7 +211,7 @@ func TestKeyIDsAreNamesAndNothingElse(t *testing.T) {
 	if n := i.asked.Load(); n > 2 {
 		t.Errorf("the issuer was asked %d times", n)
 	}
-	if log.Len() != 0 {
+	if log.String() != "" {
 		t.Errorf("logged: %s", log)
 	}
 }
