@@ -20,6 +20,7 @@ import (
 	"sluice/gateway/httpapi"
 	"sluice/gateway/limits"
 	"sluice/gateway/metrics"
+	"sluice/gateway/poll"
 	"sluice/gateway/relay"
 	"sluice/gateway/store"
 	"sluice/web"
@@ -44,6 +45,7 @@ type Gateway struct {
 	callbacks  *callbacks.Callbacks
 	batches    *batches.Batches
 	client     *claude.Client
+	pollers    *poll.Pollers
 	auth       *auth.Auth
 	limits     *limits.Limits
 	queue      *limits.Queue
@@ -74,9 +76,9 @@ func New(cfg Config, o Options) (_ *Gateway, err error) {
 			return nil, fmt.Errorf("server.tls: %w", err)
 		}
 	}
-	m := metrics.New(o.Version)
+	m, pollers := metrics.New(o.Version), poll.New()
 	client, err := claude.New(claude.Config{BaseURL: cfg.Upstream.BaseURL, APIKey: cfg.Upstream.APIKey, CAFile: cfg.Upstream.CAFile,
-		Silence: cfg.Upstream.StallTimeout, Timeout: cfg.Upstream.Timeout}, m, log)
+		Silence: cfg.Upstream.StallTimeout, Timeout: cfg.Upstream.Timeout, Pollers: pollers}, m, log)
 	if err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
@@ -124,7 +126,7 @@ func New(cfg Config, o Options) (_ *Gateway, err error) {
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), Origins: origins, ForwardPaths: cfg.Upstream.ForwardPaths,
 		Page: served, PagePaths: paths,
 	}, who, streams, queued, calls, watched, client, m, log)
-	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, batches: watched, client: client, auth: who, limits: allowed, queue: queue,
+	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, batches: watched, client: client, pollers: pollers, auth: who, limits: allowed, queue: queue,
 		relay: streams, background: queued, api: api, cert: cert, demo: o.Demo, plans: maps.Clone(cfg.Plans)}, nil
 }
 
@@ -231,5 +233,6 @@ func (g *Gateway) stop() error {
 	g.servers[1].Close()
 	g.auth.Close()
 	g.client.CloseIdle()
+	g.pollers.Stop()
 	return err
 }

@@ -22,6 +22,7 @@ import (
 	"sluice/gateway/h1"
 	"sluice/gateway/h2"
 	"sluice/gateway/metrics"
+	"sluice/gateway/poll"
 )
 
 // Config says where the API is and how long it may take.
@@ -31,6 +32,7 @@ type Config struct {
 	CAFile  string        // PEM file of further certificate authorities; empty: the system's
 	Silence time.Duration // a stream without a byte for so long is given up
 	Timeout time.Duration // for a whole answer that is not a stream
+	Pollers *poll.Pollers // what waits for its connections; nil: each waits for itself
 }
 
 // Client calls the API. It is safe for use by many goroutines.
@@ -78,8 +80,8 @@ func New(cfg Config, m *metrics.Metrics, log *slog.Logger) (*Client, error) {
 		t.TLSClientConfig.RootCAs = pool
 	}
 	return &Client{cfg: cfg, base: base, metrics: m, log: log, http: &http.Client{
-		Transport: &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig.Clone(), Proxy: t.Proxy,
-			Other: &h1.Transport{Dial: dialer.DialContext, Proxy: t.Proxy, Other: t}},
+		Transport: &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig.Clone(), Proxy: t.Proxy, Pollers: cfg.Pollers,
+			Other: &h1.Transport{Dial: dialer.DialContext, Proxy: t.Proxy, Pollers: cfg.Pollers, Other: t}},
 		// A redirect would carry the key to an address that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil

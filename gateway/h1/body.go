@@ -1,5 +1,3 @@
-//go:build linux
-
 package h1
 
 import (
@@ -9,17 +7,13 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"syscall"
+
+	"sluice/gateway/poll"
 )
 
-// Sink takes a body as it arrives.
-//
-// Data gets the next bytes. They are valid during the call, which must not block: it comes on a goroutine that reads for
-// many answers. End comes once, after the last Data. It is nil if the body is whole.
-type Sink = interface {
-	Data(p []byte)
-	End(err error)
-}
+// Sink takes a body as it arrives: Data gets the next bytes, End comes once, after the last. It is nil if the body is
+// whole. Both come on a goroutine that reads for many answers, and must not block.
+type Sink = poll.Sink
 
 // Body is an answer's body: it is read, or it is pushed.
 type Body struct {
@@ -31,8 +25,6 @@ type Body struct {
 
 	mu     sync.Mutex
 	sink   Sink
-	poller *poller // which waits for the socket; nil: it isn't pushed
-	fd     int
 	over   bool
 	err    error
 	unbind func() bool // from the request's context
@@ -64,53 +56,45 @@ func (b *Body) bind(ctx context.Context) {
 // Push hands the rest of the body to a sink, as it comes. It must not be called twice, nor beside Read.
 func (b *Body) Push(s Sink) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.sink = s
-	if b.over {
-		s.End(b.err)
-		return
-	}
-	// What came with the header.
-	rest, _ := b.reader.Peek(b.reader.Buffered())
-	over := b.take(rest)
-	b.free()
+	over := b.over
 	if over {
-		return
+		s.End(b.err)
+	} else {
+		rest, _ := b.reader.Peek(b.reader.Buffered()) // what came with the header
+		over = b.take(rest)
+		b.free()
 	}
-	err := b.conn.raw.Control(func(fd uintptr) { b.fd = int(fd) }) // it is closed under the lock only
-	if err == nil {
-		b.poller, err = b.conn.transport.pollers.add(b.fd, b)
-	}
-	if err != nil {
-		b.endLocked(err, false)
+	b.mu.Unlock()
+	if !over {
+		b.conn.nc.Push((*arrival)(b)) // which may have something at once
 	}
 }
 
-// ready is called when there is something to read on the socket. hangup says that its other end is closed: then it is
-// read until nothing is left; else one read that doesn't fill the buffer has emptied it.
-func (b *Body) ready(buffer []byte, hangup bool) {
+// arrival is a body as its connection sees it.
+type arrival Body
+
+// Data gets what has arrived.
+func (a *arrival) Data(p []byte) {
+	b := (*Body)(a)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !b.over {
-		n, err := syscall.Read(b.fd, buffer)
-		if n > 0 {
-			if b.take(buffer[:n]) || n < len(buffer) && !hangup {
-				return
-			}
-			continue
-		}
-		switch {
-		case err == syscall.EINTR:
-		case err == syscall.EAGAIN:
-			return
-		case err == nil && b.framing.toEOF:
-			b.endLocked(nil, false)
-		case err == nil:
-			b.endLocked(io.ErrUnexpectedEOF, false)
-		default:
-			b.endLocked(err, false)
-		}
+	if !b.over {
+		b.take(p)
 	}
+}
+
+// End is the connection's end.
+func (a *arrival) End(err error) {
+	b := (*Body)(a)
+	switch {
+	case err != io.EOF:
+	case b.framing.toEOF:
+		err = nil
+	default:
+		err = io.ErrUnexpectedEOF
+	}
+	b.end(err, false)
 }
 
 // take hands on what has arrived, and reports whether the body is over.
@@ -151,9 +135,7 @@ func (b *Body) endLocked(err error, keep bool) {
 	if b.unbind != nil && !b.unbind() {
 		keep = false // the context is over, and interrupts the connection
 	}
-	if b.poller != nil {
-		b.poller.remove(b.fd)
-	}
+	b.conn.nc.Push(nil)
 	if keep {
 		b.conn.transport.keep(b.conn)
 	} else {

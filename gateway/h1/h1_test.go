@@ -1,5 +1,3 @@
-//go:build linux
-
 package h1
 
 import (
@@ -23,6 +21,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"sluice/gateway/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,7 +48,9 @@ func serve(t testing.TB, handler http.HandlerFunc) *server {
 }
 
 func client(t testing.TB, dialed func()) *http.Client {
-	c := &http.Client{Transport: &Transport{Other: refuse{}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+	pollers := poll.New()
+	t.Cleanup(pollers.Stop)
+	c := &http.Client{Transport: &Transport{Pollers: pollers, Other: refuse{}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		dialed()
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}}}
@@ -459,6 +461,7 @@ func TestLateAnswerLeavesNothingBehind(t *testing.T) {
 		io.WriteString(w, "late")
 	})
 	s.client.CloseIdleConnections()
+	s.client.Transport.(*Transport).Pollers.Stop()
 	c := collect(post(t, t.Context(), s.client, s.URL, nil))
 	close(waits)
 	if text, err := c.wait(t); text != "late" || err != nil {

@@ -1,5 +1,3 @@
-//go:build linux
-
 package h1
 
 import (
@@ -12,8 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
-	"syscall"
 	"time"
+
+	"sluice/gateway/poll"
 )
 
 // Transport is an http.RoundTripper. It is safe for use by many goroutines. The fields must not change after the first
@@ -21,9 +20,9 @@ import (
 type Transport struct {
 	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
 	Proxy func(*http.Request) (*url.URL, error)
-	Other http.RoundTripper // for https URLs, what goes through a proxy, and connections that are not TCP
+	Other http.RoundTripper // for https URLs, what goes through a proxy, and connections that can't be polled
 
-	pollers pollers
+	Pollers *poll.Pollers // nil: everything is left to Other
 
 	mu      sync.Mutex
 	idle    map[string][]*conn // by address; the last that became idle is taken first
@@ -44,7 +43,7 @@ const (
 // RoundTrip sends a request and returns once the answer's header is there. The answer's body is a *Body. A request is
 // never sent twice.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "http" || req.Method == http.MethodConnect {
+	if t.Pollers == nil || req.URL.Scheme != "http" || req.Method == http.MethodConnect {
 		return t.Other.RoundTrip(req)
 	}
 	if t.Proxy != nil {
@@ -54,7 +53,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ctx := req.Context()
 	c, err := t.conn(ctx, address(req.URL))
-	if err == errNotTCP {
+	if err == errNotPolled {
 		return t.Other.RoundTrip(req)
 	}
 	if err != nil {
@@ -90,7 +89,7 @@ func address(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-var errNotTCP = errors.New("the connection is not TCP")
+var errNotPolled = errors.New("the connection can't be polled")
 
 // conn takes an idle connection, or dials.
 func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
@@ -99,7 +98,7 @@ func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
 		if c == nil {
 			break
 		}
-		if c.alive() {
+		if c.nc.Quiet() { // the server has neither closed it nor said something unasked
 			return c, nil
 		}
 		c.nc.Close()
@@ -108,17 +107,12 @@ func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	tcp, ok := nc.(*net.TCPConn)
+	polled, ok := t.Pollers.Take(nc)
 	if !ok {
 		nc.Close()
-		return nil, errNotTCP
+		return nil, errNotPolled
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		nc.Close()
-		return nil, err
-	}
-	return &conn{transport: t, address: address, nc: tcp, raw: raw}, nil
+	return &conn{transport: t, address: address, nc: polled}, nil
 }
 
 func (t *Transport) take(address string) *conn {
@@ -187,7 +181,6 @@ func (t *Transport) closeIdle(before time.Time) {
 // CloseIdleConnections closes the connections that carry nothing. http.Client passes its own call on.
 func (t *Transport) CloseIdleConnections() {
 	t.closeIdle(time.Now())
-	t.pollers.stop()
 	if other, ok := t.Other.(interface{ CloseIdleConnections() }); ok {
 		other.CloseIdleConnections()
 	}
@@ -197,8 +190,7 @@ func (t *Transport) CloseIdleConnections() {
 type conn struct {
 	transport *Transport
 	address   string
-	nc        *net.TCPConn
-	raw       syscall.RawConn
+	nc        *poll.Conn
 	since     time.Time // it is idle; guarded by the transport's lock
 }
 
@@ -207,17 +199,6 @@ var (
 	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
 	writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 4<<10) }}
 )
-
-// alive reports whether an idle connection is still one: the server has neither closed it nor said something unasked.
-func (c *conn) alive() (alive bool) {
-	err := c.raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		alive = err == syscall.EAGAIN
-		return true
-	})
-	return alive && err == nil
-}
 
 const (
 	// atOnce is how much of a request is sent before the answer is looked at; what is larger is sent beside, since a

@@ -124,7 +124,7 @@ func (a *answer) giveBack(n int64) {
 	}
 	back := uint32(a.taken)
 	a.taken = 0
-	a.conn.write(func() error { return a.conn.framer.WriteWindowUpdate(a.id, back) })
+	a.conn.say(func() error { return a.conn.framer.WriteWindowUpdate(a.id, back) })
 }
 
 // end is the answer's end, once; later ones change nothing.

@@ -27,6 +27,10 @@ const (
 	// maxHeader bounds an answer's header.
 	maxHeader = 64 << 10
 
+	// A frame's own header, and what a server may send in one that was told nothing else (RFC 9113 §4.1, §4.2).
+	frameHeader = 9
+	maxFrame    = 16 << 10
+
 	// A connection whose server has said nothing for silence is asked with a ping. One that doesn't answer within
 	// pingTime is dead, and so are up to some hundred answers on it.
 	silence  = 30 * time.Second
@@ -36,7 +40,7 @@ const (
 	writeTime = 30 * time.Second
 )
 
-// conn is one connection. Its reader is the only goroutine that it has.
+// conn is one connection. What arrives on it is read by its poller, or by the one goroutine that it has: the reader.
 type conn struct {
 	nc      net.Conn
 	removed func(*conn) // called once, when no further request is taken
@@ -44,7 +48,7 @@ type conn struct {
 	// wmu guards writing. Ids go out in order, so they are given under it.
 	wmu    sync.Mutex
 	out    *bufio.Writer
-	framer *http2.Framer // which the reader reads with
+	framer *http2.Framer // which whoever reads reads frames with
 	fields *hpack.Encoder
 	block  bytes.Buffer
 
@@ -60,21 +64,28 @@ type conn struct {
 	closing bool          // takes no further request
 	err     error         // why it is over
 	told    chan struct{} // closed when the server has sent its settings, or the connection is over
-	settled bool          // it is; the reader's alone, as is the next
+	settled bool          // it is; the reader's alone, as are the next four
 	taken   int64         // what arrived since the window was last moved
+	in      bytes.Reader  // what the framer reads from
+	rest    []byte        // the beginning of a frame whose end has not arrived
+	begins  bool          // the first frame has
 	heard   atomic.Bool   // something has arrived since the last look
 	pinged  bool          // nothing had, so the server was asked; the look's alone
 	look    *time.Timer
 	idle    *time.Timer
+
+	saying sync.Mutex
+	said   []func() // what the reader has to write, or to do after that, in its order; guarded by saying, as is the next
+	speaks bool     // a goroutine does it
 }
 
 func newConn(nc net.Conn, removed func(*conn)) (*conn, error) {
 	c := &conn{nc: nc, removed: removed, out: bufio.NewWriterSize(nc, 4<<10), answers: make(map[uint32]*answer), next: 1,
 		told: make(chan struct{}), most: 1, window: 65535, initial: 65535, frame: 16 << 10} // RFC 9113 §6.5.2, §6.9.2
 	c.moved.L = &c.mu
-	c.framer = http2.NewFramer(c.out, bufio.NewReaderSize(nc, 16<<10))
+	c.framer = http2.NewFramer(c.out, &c.in)
 	c.framer.SetReuseFrames()
-	c.framer.SetMaxReadFrameSize(16 << 10) // what a server may send that was told nothing else
+	c.framer.SetMaxReadFrameSize(maxFrame)
 	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.framer.MaxHeaderListSize = maxHeader
 	c.fields = hpack.NewEncoder(&c.block)
@@ -166,6 +177,48 @@ func (c *conn) reset(id uint32, code http2.ErrCode) {
 	c.write(func() error { return c.framer.WriteRSTStream(id, code) })
 }
 
+// maxSaid bounds what the reader may have to say to a server that takes no bytes and asks for answers all the same.
+const maxSaid = 1000
+
+// say lets do write frames beside the reader, which must not wait.
+func (c *conn) say(do func() error) { c.then(func() { c.write(do) }) }
+
+// then lets something be done that must not come before what the reader has said so far.
+func (c *conn) then(do func()) {
+	c.saying.Lock()
+	defer c.saying.Unlock()
+	if c.said = append(c.said, do); len(c.said) > maxSaid {
+		go c.nc.Close()
+	}
+	if !c.speaks {
+		c.speaks = true
+		go c.speak()
+	}
+}
+
+// speaking reports whether something that the reader has said is not yet written.
+func (c *conn) speaking() bool {
+	c.saying.Lock()
+	defer c.saying.Unlock()
+	return c.speaks
+}
+
+func (c *conn) speak() {
+	for {
+		c.saying.Lock()
+		said := c.said
+		c.said = nil
+		c.speaks = len(said) > 0
+		c.saying.Unlock()
+		if len(said) == 0 {
+			return
+		}
+		for _, do := range said {
+			do()
+		}
+	}
+}
+
 // begun waits until the server has said how many answers it takes.
 func (c *conn) begun(ctx context.Context) (most int, err error) {
 	select {
@@ -241,7 +294,7 @@ var errLost = errors.New("the connection to the server was lost")
 
 // fail ends the connection and all its answers.
 func (c *conn) fail(err error) {
-	c.nc.Close()
+	go c.nc.Close() // which says so first, and the server may take no bytes
 	c.mu.Lock()
 	closing := c.closing
 	c.closing, c.err = true, err

@@ -22,9 +22,19 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"sluice/gateway/poll"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(polled{m}) }
+
+// polled are the tests, and what waits for their connections.
+type polled struct{ *testing.M }
+
+func (p polled) Run() int {
+	defer pollers.Stop()
+	return p.M.Run()
+}
 
 // patience is how long a test waits for what must come.
 const patience = 20 * time.Second
@@ -53,11 +63,14 @@ func serve(t testing.TB, handler http.HandlerFunc, change ...func(*httptest.Serv
 	return s
 }
 
+// pollers wait for the connections of all tests.
+var pollers = poll.New()
+
 func transport(trusted *x509.Certificate, dialed func()) *Transport {
 	pool := x509.NewCertPool()
 	pool.AddCert(trusted)
 	cfg := &tls.Config{RootCAs: pool}
-	return &Transport{TLS: cfg, Other: &http.Transport{TLSClientConfig: cfg.Clone()}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+	return &Transport{TLS: cfg, Pollers: pollers, Other: &http.Transport{TLSClientConfig: cfg.Clone()}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		dialed()
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}}

@@ -12,32 +12,98 @@ import (
 
 // read hands on what arrives until the connection is over.
 func (c *conn) read() {
-	err := c.frames()
-	c.fail(err)
+	buffer := make([]byte, 16<<10)
+	for {
+		n, err := c.nc.Read(buffer)
+		if n > 0 {
+			if failed := c.frames(buffer[:n]); failed != nil {
+				err = failed
+			}
+		}
+		if err != nil {
+			c.fail(err)
+			return
+		}
+	}
 }
 
-func (c *conn) frames() error {
-	for first := true; ; first = false {
-		f, err := c.framer.ReadFrame()
-		var wrong http2.StreamError
-		if errors.As(err, &wrong) {
-			c.reset(wrong.StreamID, wrong.Code)
-			c.ended(wrong.StreamID, err)
-			continue
-		}
+// frames hands on the frames that p completes, and keeps the beginning of the next.
+func (c *conn) frames(p []byte) error {
+	if !c.heard.Load() {
+		c.heard.Store(true)
+	}
+	if len(c.rest) > 0 {
+		c.rest = append(c.rest, p...)
+		p = c.rest
+	}
+	for {
+		n, err := whole(p)
 		if err != nil {
 			return err
 		}
-		if _, settings := f.(*http2.SettingsFrame); first && !settings {
-			return http2.ConnectionError(http2.ErrCodeProtocol) // RFC 9113 §3.4
+		if n == 0 {
+			break
 		}
-		if !c.heard.Load() {
-			c.heard.Store(true)
-		}
-		if err := c.handle(f); err != nil {
+		if err := c.one(p[:n]); err != nil {
 			return err
 		}
+		p = p[n:]
 	}
+	if len(p) == 0 && cap(c.rest) > keptRest {
+		c.rest = nil
+	} else {
+		c.rest = append(c.rest[:0], p...) // which may lie in it
+	}
+	return nil
+}
+
+// keptRest is what is kept of the room for the beginning of a frame: enough for one with text.
+const keptRest = 1 << 10
+
+// maxBlock bounds a header with all its parts: what is decoded of it has its own bound, maxHeader.
+const maxBlock = 4 * maxHeader
+
+// whole is how long the first frame of p is, a header with all its parts (RFC 9113 §6.10); 0 if its end is not there.
+func whole(p []byte) (n int, err error) {
+	for first := true; len(p) >= n+frameHeader; first = false {
+		h := p[n : n+frameHeader]
+		length, kind, flags := int(h[0])<<16|int(h[1])<<8|int(h[2]), http2.FrameType(h[3]), http2.Flags(h[4])
+		if length > maxFrame {
+			return 0, http2.ErrFrameTooLarge
+		}
+		if n += frameHeader + length; n > maxBlock {
+			return 0, http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
+		}
+		if len(p) < n {
+			return 0, nil
+		}
+		// What is no part where one must follow, the framer refuses.
+		if first && kind != http2.FrameHeaders || !first && kind != http2.FrameContinuation || flags.Has(http2.FlagHeadersEndHeaders) {
+			return n, nil
+		}
+	}
+	return 0, nil
+}
+
+// one hands on one frame.
+func (c *conn) one(p []byte) error {
+	c.in.Reset(p)
+	f, err := c.framer.ReadFrame()
+	var wrong http2.StreamError
+	if errors.As(err, &wrong) {
+		c.refuse(wrong.StreamID, wrong.Code, err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !c.begins {
+		c.begins = true
+		if _, settings := f.(*http2.SettingsFrame); !settings {
+			return http2.ConnectionError(http2.ErrCodeProtocol) // RFC 9113 §3.4
+		}
+	}
+	return c.handle(f)
 }
 
 func (c *conn) handle(f http2.Frame) error {
@@ -59,7 +125,7 @@ func (c *conn) handle(f http2.Frame) error {
 	case *http2.PingFrame:
 		if !f.IsAck() {
 			data := f.Data
-			return c.write(func() error { return c.framer.WritePing(true, data) })
+			c.say(func() error { return c.framer.WritePing(true, data) })
 		}
 	case *http2.GoAwayFrame:
 		c.goAway(f)
@@ -82,17 +148,14 @@ func (c *conn) data(f *http2.DataFrame) error {
 	if c.taken += size; c.taken >= connWindow/2 {
 		back := uint32(c.taken)
 		c.taken = 0
-		if err := c.write(func() error { return c.framer.WriteWindowUpdate(0, back) }); err != nil {
-			return err
-		}
+		c.say(func() error { return c.framer.WriteWindowUpdate(0, back) })
 	}
 	a := c.find(f.StreamID)
 	if a == nil {
 		return nil // it was canceled, and the server does not know yet
 	}
 	if err := a.data(f.Data(), size); err != nil {
-		c.reset(a.id, http2.ErrCodeFlowControl)
-		c.ended(a.id, err)
+		c.refuse(a.id, http2.ErrCodeFlowControl, err)
 		return nil
 	}
 	if f.StreamEnded() {
@@ -112,9 +175,19 @@ func (c *conn) ended(id uint32, err error) {
 	unsent := a.unsent
 	c.mu.Unlock()
 	if unsent && err == nil { // it has not waited for the request, which will not be sent to its end
-		c.reset(id, http2.ErrCodeCancel)
+		c.say(func() error { return c.framer.WriteRSTStream(id, http2.ErrCodeCancel) })
 	}
-	c.leave()
+	if c.speaking() {
+		c.then(c.leave)
+	} else {
+		c.leave()
+	}
+}
+
+// refuse ends an answer in which the server has made a mistake.
+func (c *conn) refuse(id uint32, code http2.ErrCode, err error) {
+	c.say(func() error { return c.framer.WriteRSTStream(id, code) })
+	c.ended(id, err)
 }
 
 // header is an answer's beginning, or what trails it.
@@ -126,8 +199,7 @@ func (c *conn) header(f *http2.MetaHeadersFrame) error {
 	if !a.answered {
 		resp, err := response(f)
 		if err != nil {
-			c.reset(a.id, http2.ErrCodeProtocol)
-			c.ended(a.id, err)
+			c.refuse(a.id, http2.ErrCodeProtocol, err)
 			return nil
 		}
 		if resp == nil { // 1xx: the answer is still to come
@@ -141,8 +213,7 @@ func (c *conn) header(f *http2.MetaHeadersFrame) error {
 		}
 		a.begin(resp)
 	} else if !f.StreamEnded() { // what trails is last (RFC 9113 §8.1); else one answer could be made of two
-		c.reset(a.id, http2.ErrCodeProtocol)
-		c.ended(a.id, errors.New("the answer has a second header"))
+		c.refuse(a.id, http2.ErrCodeProtocol, errors.New("the answer has a second header"))
 		return nil
 	}
 	if f.StreamEnded() {
@@ -211,12 +282,14 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		return err
 	}
 	c.settle()
-	return c.write(func() error {
-		if size, ok := f.Value(http2.SettingHeaderTableSize); ok {
+	size, sized := f.Value(http2.SettingHeaderTableSize)
+	c.say(func() error {
+		if sized {
 			c.fields.SetMaxDynamicTableSize(min(size, 4096))
 		}
 		return c.framer.WriteSettingsAck()
 	})
+	return nil
 }
 
 func (c *conn) windowUpdate(f *http2.WindowUpdateFrame) error {

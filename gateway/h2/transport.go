@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"sluice/gateway/poll"
 )
 
 // Transport is an http.RoundTripper. It is safe for use by many goroutines. The fields must not change after the first
@@ -19,6 +21,8 @@ type Transport struct {
 	TLS   *tls.Config // NextProtos is set by the transport
 	Proxy func(*http.Request) (*url.URL, error)
 	Other http.RoundTripper // for http URLs, for what goes through a proxy, and for servers that do not speak HTTP/2
+
+	Pollers *poll.Pollers // what waits for the connections; nil: each has a goroutine
 
 	mu    sync.Mutex
 	hosts map[string]*host
@@ -213,7 +217,11 @@ func (t *Transport) open(ctx context.Context, h *host, nc net.Conn) (streams int
 	h.conns = append(h.conns, c)
 	h.change()
 	t.mu.Unlock()
-	go c.read()
+	if s, polled := socketOf(nc); polled {
+		c.poll(s)
+	} else {
+		go c.read()
+	}
 	if streams, err = c.begun(ctx); err != nil {
 		c.retire()
 	}
@@ -230,9 +238,13 @@ func (t *Transport) handshake(ctx context.Context, address string) (net.Conn, er
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = net.SplitHostPort(address)
 	}
-	nc := tls.Client(raw, cfg)
+	under := &socket{Conn: raw}
+	if polled, ok := t.Pollers.Take(raw); ok {
+		under.Conn, under.polled = polled, polled
+	}
+	nc := tls.Client(under, cfg)
 	if err := nc.HandshakeContext(ctx); err != nil {
-		raw.Close()
+		under.Close()
 		return nil, err
 	}
 	if nc.ConnectionState().NegotiatedProtocol != "h2" {

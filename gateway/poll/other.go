@@ -1,0 +1,29 @@
+//go:build !linux
+
+package poll
+
+import "net"
+
+// Pollers take nothing here.
+type Pollers struct{}
+
+// New is nil: there are none.
+func New() *Pollers { return nil }
+
+// Take says that it is not ok.
+func (*Pollers) Take(net.Conn) (*Conn, bool) { return nil, false }
+
+// Stop does nothing.
+func (*Pollers) Stop() {}
+
+// Conn is a connection that was taken: there is none.
+type Conn struct{ net.Conn }
+
+// Push is never called.
+func (*Conn) Push(Sink) {}
+
+// TryWrite is never called.
+func (*Conn) TryWrite([]byte) int { return 0 }
+
+// Quiet is never called.
+func (*Conn) Quiet() bool { return false }
