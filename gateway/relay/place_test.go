@@ -27,6 +27,7 @@ func patient(p *Params) {
 // waiting begins a stream that joins the queue. Its caller waits: Answered must follow.
 func (h *house) waiting(change ...func(*Params)) *Stream {
 	h.t.Helper()
+	synctest.Wait() // until who has just left is out of it
 	before := h.queue.Waiting()
 	p := params(change...)
 	if err := h.Reserve(int64(len(p.Request.Body))); err != nil {
