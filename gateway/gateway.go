@@ -124,7 +124,7 @@ func New(cfg Config, o Options) (_ *Gateway, err error) {
 	api := httpapi.New(httpapi.Config{
 		PublicURL: cfg.Server.PublicURL, Hold: cfg.Relay.Hold, QueueWait: cfg.Upstream.QueueWait, PingInterval: cfg.Relay.PingInterval, StallTimeout: cfg.Relay.StallTimeout,
 		AbandonAfter: httpapi.AbandonAfter(cfg.Relay.AbandonAfter), Origins: origins, ForwardPaths: cfg.Upstream.ForwardPaths,
-		Page: served, PagePaths: paths,
+		Page: served, PagePaths: paths, Pollers: pollers,
 	}, who, streams, queued, calls, watched, client, m, log)
 	return &Gateway{cfg: cfg, log: log, metrics: m, store: kept, callbacks: calls, batches: watched, client: client, pollers: pollers, auth: who, limits: allowed, queue: queue,
 		relay: streams, background: queued, api: api, cert: cert, demo: o.Demo, plans: maps.Clone(cfg.Plans)}, nil

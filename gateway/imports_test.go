@@ -17,7 +17,7 @@ var arrows = map[string][]string{
 	"sluice":                    {"sluice/gateway/cli"},
 	"sluice/gateway/cli":        {"sluice/gateway", "sluice/gateway/auth", "sluice/gateway/limits", "sluice/gateway/simulator"},
 	"sluice/gateway":            {"sluice/gateway/auth", "sluice/gateway/background", "sluice/gateway/batches", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/httpapi", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/poll", "sluice/gateway/relay", "sluice/gateway/store", "sluice/web"},
-	"sluice/gateway/httpapi":    {"sluice/gateway/auth", "sluice/gateway/background", "sluice/gateway/batches", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store"},
+	"sluice/gateway/httpapi":    {"sluice/gateway/auth", "sluice/gateway/background", "sluice/gateway/batches", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/poll", "sluice/gateway/relay", "sluice/gateway/store"},
 	"sluice/gateway/background": {"sluice/gateway/backoff", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/relay", "sluice/gateway/store"},
 	"sluice/gateway/batches":    {"sluice/gateway/backoff", "sluice/gateway/callbacks", "sluice/gateway/claude", "sluice/gateway/limits", "sluice/gateway/metrics", "sluice/gateway/store"},
 	"sluice/gateway/callbacks":  {"sluice/gateway/backoff", "sluice/gateway/metrics", "sluice/gateway/store"},

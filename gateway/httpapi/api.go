@@ -21,6 +21,7 @@ import (
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
 	"sluice/gateway/metrics"
+	"sluice/gateway/poll"
 	"sluice/gateway/relay"
 )
 
@@ -32,10 +33,11 @@ type Config struct {
 	PingInterval time.Duration // a viewer that got no byte for so long gets a ping
 	StallTimeout time.Duration // a viewer that takes no byte for so long is ended
 	AbandonAfter AbandonAfter
-	Origins      *Origins     // the pages of elsewhere that may call
-	ForwardPaths []string     // further paths below /v1/ that are forwarded, with all that is below them
-	Page         http.Handler // GET / and what it loads; nil: there is no page
-	PagePaths    []string     // the paths that Page serves
+	Origins      *Origins      // the pages of elsewhere that may call
+	ForwardPaths []string      // further paths below /v1/ that are forwarded, with all that is below them
+	Page         http.Handler  // GET / and what it loads; nil: there is no page
+	PagePaths    []string      // the paths that Page serves
+	Pollers      *poll.Pollers // what waits for the connections that are taken from net/http; nil: none is
 }
 
 // AbandonAfter is how long a stream without a viewer goes on, by the route that made it; negative: to its end.

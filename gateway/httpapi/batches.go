@@ -89,6 +89,9 @@ func (a *API) postBatches(c echo.Context) error {
 	return a.answerBatch(c, made, header)
 }
 
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
 // batchBody is a request's body that can be given up while it is read.
 type batchBody struct{ *patientReader }
 

@@ -6,14 +6,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"runtime/debug"
-	"sync/atomic"
-	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"sluice/gateway/claude"
-	"sluice/gateway/metrics"
 	"sluice/gateway/relay"
 	"sluice/gateway/store"
 )
@@ -140,22 +136,15 @@ func (a *API) later(c echo.Context, err error) error {
 // handler, which then returns at once and frees what the request took.
 func (a *API) stream(c echo.Context, v *relay.Viewer, events bool, first []byte) error {
 	streamHeaders(c)
-	raw, err := takeOver(c, a.cfg.StallTimeout, events)
+	raw, err := takeOver(c, a.cfg.Pollers, a.cfg.StallTimeout, events)
 	if err != nil {
 		v.Detach(relay.EndGone)
 		return nil // nobody is there to be told
 	}
 	if raw != nil {
 		a.keep(raw)
-		go func() {
-			defer a.letGo(raw)
-			defer func() {
-				if p := recover(); p != nil { // one viewer's failure is not the process's
-					a.log.Error("viewer failed by a defect", "panic", p, "stack", string(debug.Stack()))
-				}
-			}()
-			a.follow(v, raw, first)
-		}()
+		f := &pushed{follower: follower{v: v, w: raw, delivery: delivery{metrics: a.metrics}}, api: a, conn: raw}
+		go f.begin(first)
 		return nil
 	}
 	if conn, ok := c.Request().Context().Value(connKey{}).(net.Conn); ok && events {
@@ -166,118 +155,9 @@ func (a *API) stream(c echo.Context, v *relay.Viewer, events bool, first []byte)
 		v.Detach(relay.EndGone)
 		return nil
 	}
-	if a.follow(v, w, first) != relay.EndCompleted {
+	f := follower{v: v, w: w, delivery: delivery{metrics: a.metrics}}
+	if f.follow(w, first, a.cfg.PingInterval) != relay.EndCompleted {
 		panic(http.ErrAbortHandler) // a response that is not complete must not look so
 	}
 	return nil
 }
-
-// follow writes a viewer's events as they come, a ping where there are none, and the end.
-func (a *API) follow(v *relay.Viewer, w sink, first []byte) (reason relay.EndReason) {
-	reason = relay.EndGone
-	defer func() {
-		v.Detach(reason)
-		w.close()
-	}()
-	failed := func(err error) relay.EndReason {
-		if errors.Is(err, errStalled) {
-			return relay.EndStalled
-		}
-		return relay.EndGone
-	}
-	// The header leaves with the first bytes; where there are none yet, now, while the turn to write is ours.
-	if first != nil {
-		if err := w.write(first); err != nil {
-			return failed(err)
-		}
-	} else if !v.Pending() {
-		if err := w.flush(); err != nil {
-			return failed(err)
-		}
-	}
-	d := delivery{metrics: a.metrics}
-	d.done(relay.Batch{})
-	w.attend(v)
-	if raw, ok := w.(*rawConn); ok && raw.raw != nil {
-		v.Push(func(b relay.Batch) bool {
-			if !raw.push(b.Pieces) {
-				d.left = b
-				return false
-			}
-			d.done(b)
-			return true
-		})
-	}
-	for {
-		b, ended := v.Take()
-		if b.Events > 0 {
-			if err := w.write(b.Pieces...); err != nil {
-				return failed(err)
-			}
-			d.done(b)
-			continue
-		}
-		if ended && v.Parted() {
-			return relay.EndGone // the connection breaks, and its reader comes again
-		}
-		if ended {
-			w.end()
-			return relay.EndCompleted
-		}
-		// From here the stream's reader may push. The turn comes back with a wake or Claim, and only then.
-		until := d.last().Add(a.cfg.PingInterval)
-		for ours := false; !ours; {
-			switch w.wait(until) {
-			case woken:
-				ours = true
-				if err := w.flush(); err != nil {
-					return failed(err)
-				}
-				d.flushed()
-			case gone:
-				return relay.EndGone
-			case late:
-				// Pushes don't move the deadline; it is looked at when it is over.
-				if until = d.last().Add(a.cfg.PingInterval); time.Now().Before(until) {
-					continue
-				}
-				until = time.Now().Add(a.cfg.PingInterval)
-				if ours = v.Claim(); ours {
-					if err := w.write(pingFrame); err != nil {
-						return failed(err)
-					}
-					a.metrics.Ping()
-					d.done(relay.Batch{})
-				}
-			}
-		}
-	}
-}
-
-// delivery counts what a viewer was sent, by whoever's turn it was.
-type delivery struct {
-	metrics *metrics.Metrics
-	written atomic.Int64 // when bytes were last written, in Unix nanoseconds
-	left    relay.Batch  // what a push could not finish
-}
-
-// flushed counts what a push had left, now that it is written.
-func (d *delivery) flushed() {
-	if d.left.Events > 0 {
-		d.done(d.left)
-		d.left = relay.Batch{}
-	}
-}
-
-func (d *delivery) done(b relay.Batch) {
-	now := time.Now()
-	d.written.Store(now.UnixNano())
-	if b.Events > 0 {
-		d.metrics.Delivered(b.Events, b.Coalesced)
-	}
-	if b.Live && b.Events > 0 {
-		d.metrics.RelayDelay(now.Sub(b.Read))
-	}
-}
-
-func (d *delivery) last() time.Time { return time.Unix(0, d.written.Load()) }

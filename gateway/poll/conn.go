@@ -84,6 +84,13 @@ func wait(wake <-chan struct{}, deadline time.Time) error {
 // not be called beside Read, and not with a sink by the sink that there is.
 func (c *Conn) Push(s Sink) {
 	c.r.mu.Lock()
+	if c.r.closed {
+		c.r.mu.Unlock()
+		if s != nil {
+			s.End(net.ErrClosed)
+		}
+		return
+	}
 	c.sink = s
 	missed := c.missed && s != nil
 	c.r.mu.Unlock()

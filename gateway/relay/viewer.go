@@ -38,8 +38,9 @@ type Viewer struct {
 	push   func(Batch) bool // nil: the viewer is always woken
 	onWake func()           // nil: wake gets a value
 
-	turn turn // guarded by the stream's lock, as is the next
-	gone bool // it is detached
+	turn        turn // guarded by the stream's lock, as are the next two
+	gone        bool // it is detached
+	interrupted bool // it is to be woken although there may be nothing
 }
 
 // turn is who may write to a viewer.
@@ -77,10 +78,13 @@ func (v *Viewer) Take() (b Batch, ended bool) {
 	s.mu.Lock()
 	log := s.log.view()
 	if v.next == len(log.entries) {
+		v.late = false
 		if !s.ended {
 			v.turn = turnWaiting
+			if v.interrupted {
+				s.wakeLocked(v)
+			}
 		}
-		v.late = false
 		ended = s.ended
 		s.mu.Unlock()
 		if ended {
@@ -139,7 +143,7 @@ func (v *Viewer) pushed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v.returnTurnLocked()
-	if !ok || s.ended || v.next < len(s.log.entries) {
+	if !ok || s.ended || v.interrupted || v.next < len(s.log.entries) {
 		s.wakeLocked(v)
 	}
 }
@@ -162,6 +166,15 @@ func (v *Viewer) Claim() bool {
 	}
 	v.turn = turnOwn
 	return true
+}
+
+// Interrupt wakes the viewer as soon as nobody writes to it, whether there is anything new or not, and each time after
+// it has waited again.
+func (v *Viewer) Interrupt() {
+	v.stream.mu.Lock()
+	defer v.stream.mu.Unlock()
+	v.interrupted = true
+	v.stream.wakeLocked(v)
 }
 
 // Wake receives a value when it is the viewer's turn, after Take has found nothing, unless OnWake has been told whom to
