@@ -249,10 +249,14 @@ func (c *conn) exchange(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+// together is a writer that net/http does not know as one it could flush between the header and the body: most requests
+// fit in one write.
+type together struct{ *bufio.Writer }
+
 func (c *conn) send(req *http.Request) error {
 	w := writers.Get().(*bufio.Writer)
 	w.Reset(c.nc)
-	err := req.Write(w)
+	err := req.Write(together{w})
 	if err == nil {
 		err = w.Flush()
 	}
