@@ -2,17 +2,19 @@
 //
 //	cli            the commands                                        -> gateway, auth, limits, simulator
 //	gateway        Config, New, Run, Reload                            -> all rooms below
-//	  httpapi      the edge: routes, bodies, statuses, the event writer -> all below but h1, h2 and backoff
+//	  httpapi      the edge: routes, bodies, statuses, the event writer -> all below but h1, h2, backoff and failpoint
 //	  auth         who calls: keys, tokens, tickets, trusted proxies; who guesses
-//	  background   streams without a browser: queue, workers, results  -> relay, callbacks, claude, limits, store, backoff, metrics
-//	  batches      Message Batches, watched until they end             -> claude, callbacks, store, backoff, metrics
-//	  callbacks    signed, retried, fenced: it is done                 -> store, backoff, metrics
+//	  background   streams without a browser: queue, workers, results  -> relay, callbacks, claude, limits, store, backoff, metrics, failpoint
+//	  batches      Message Batches, watched until they end             -> claude, callbacks, limits, store, backoff, metrics, failpoint
+//	  callbacks    signed, retried, fenced: it is done                 -> store, backoff, metrics, failpoint
 //	  relay        streams: start, log, follow, cancel, forget          -> claude, limits, metrics
 //	  limits       may they, now: requests, tokens, open streams; the queue; what was used
 //	  store        what survives a crash: records, queues, large objects
-//	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h1, h2, metrics
-//	  h1, h2       HTTP whose answers are pushed to whoever waits
+//	  claude       the Claude API: open, decode, check, accumulate      -> backoff, h1, h2, metrics, poll
+//	  h1, h2       HTTP whose answers are pushed to whoever waits       -> poll
+//	  poll         TCP connections that one thread waits for, all of them together
 //	  backoff      how long to wait
+//	  failpoint    where a build that is made to be killed stops
 //	  metrics      every time series
 //	simulator      a Claude that can misbehave; only cli and tests know it
 //	web            the page

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sluice/gateway/claude"
+	"sluice/gateway/failpoint"
 	"sluice/gateway/limits"
 	"sluice/gateway/relay"
 	"sluice/gateway/store"
@@ -141,7 +142,7 @@ func (b *Background) accept(ctx context.Context, r *record, body []byte, claim f
 		b.withdraw(ctx, r)
 		return Accepted{}, err
 	}
-	step("pushed")
+	failpoint.At("pushed")
 	if _, err := b.records.Create(ctx, r.key(), r.encode()); err != nil && !errors.Is(err, store.ErrExists) {
 		return Accepted{}, err
 	}

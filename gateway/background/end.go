@@ -9,6 +9,7 @@ import (
 
 	"sluice/gateway/backoff"
 	"sluice/gateway/callbacks"
+	"sluice/gateway/failpoint"
 	"sluice/gateway/relay"
 	"sluice/gateway/store"
 )
@@ -35,13 +36,13 @@ func (b *Background) keep(key store.Key) func(relay.Ending) bool {
 }
 
 func (b *Background) write(key store.Key, e relay.Ending) error {
-	step("finished")
+	failpoint.At("finished")
 	ctx := context.Background()
 	log := (&record{ID: key[1], Attempt: e.Attempt}).log()
 	if err := b.results.Put(ctx, log, e.Log()); err != nil {
 		return err
 	}
-	step("logged")
+	failpoint.At("logged")
 	r, err := b.change(ctx, key, func(r *record) error {
 		if r.over() { // an earlier try, whose answer was lost
 			return errOver
@@ -52,7 +53,7 @@ func (b *Background) write(key store.Key, e relay.Ending) error {
 		}
 		return nil
 	})
-	step("kept")
+	failpoint.At("kept")
 	switch {
 	case errors.Is(err, errOver), err == nil && !r.Deleted:
 		return b.tell(ctx, r)

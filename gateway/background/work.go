@@ -13,6 +13,7 @@ import (
 
 	"sluice/gateway/backoff"
 	"sluice/gateway/claude"
+	"sluice/gateway/failpoint"
 	"sluice/gateway/limits"
 	"sluice/gateway/relay"
 	"sluice/gateway/store"
@@ -84,7 +85,7 @@ func (b *Background) finish(item *store.Item, v verdict) {
 	var err error
 	if v.done {
 		if err = item.Done(context.Background()); err == nil {
-			step("done")
+			failpoint.At("done")
 			err = b.requests.Delete(context.Background(), item.ID)
 		}
 	} else {
@@ -125,7 +126,7 @@ func (b *Background) try(r *record) (v verdict) {
 			v = verdict{wait: busyWait}
 		}
 	}()
-	step("taken")
+	failpoint.At("taken")
 	b.waitsNoMore(r.Owner, r.ID)
 	ctx := context.Background()
 	r, err := b.current(ctx, r)
@@ -254,7 +255,7 @@ func (b *Background) run(ctx context.Context, r *record, s *relay.Stream) verdic
 		grant.Release()
 		return b.hindered(r, err)
 	}
-	step("begins")
+	failpoint.At("begins")
 	err = s.Begin(relay.Beginning{Attempt: r.Attempt, Grant: grant, Request: r.request(body),
 		Retry: claude.Retry{Statuses: claude.SafeStatus, Max: quickRetries, Until: time.Now().Add(quickTime)}})
 	switch {
