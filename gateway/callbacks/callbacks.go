@@ -20,6 +20,7 @@ import (
 	"slices"
 	"time"
 
+	"sluice/gateway/failpoint"
 	"sluice/gateway/metrics"
 	"sluice/gateway/store"
 )
@@ -62,7 +63,16 @@ type Callback struct {
 // record is a callback as the store has it.
 type record struct {
 	Callback
-	Body json.RawMessage `json:"body"`
+	Round int             `json:"round,omitempty"` // how often its owner has had it begun anew
+	Body  json.RawMessage `json:"body"`
+}
+
+// task is what an item of the queue asks for: to deliver a callback. Each round has an item of its own, since that of the
+// one before may wait for hours, or be in somebody's hands; what is left of earlier rounds is dropped when it comes.
+type task struct {
+	Owner string `json:"owner"`
+	ID    string `json:"id"`
+	Round int    `json:"round"`
 }
 
 // Event is the end of a stream or a batch.
@@ -141,7 +151,7 @@ func (c *Callbacks) Enqueue(ctx context.Context, e Event) error {
 		return fmt.Errorf("callback for %s: %w", e.Object, err)
 	}
 	now := time.Now()
-	r := record{Callback{ID: idOf(e.Object), Owner: e.Owner, Object: e.Object, Type: e.Type, URL: e.URL, Status: Pending, Created: now, Begun: now, Next: now}, body}
+	r := record{Callback: Callback{ID: idOf(e.Object), Owner: e.Owner, Object: e.Object, Type: e.Type, URL: e.URL, Status: Pending, Created: now, Begun: now, Next: now}, Body: body}
 	_, err = c.records.Create(ctx, r.key(), r.encode())
 	if errors.Is(err, store.ErrExists) {
 		if r, _, err = c.read(ctx, e.Owner, r.ID); err == nil && r.Status != Pending {
@@ -151,15 +161,22 @@ func (c *Callbacks) Enqueue(ctx context.Context, e Event) error {
 	if err != nil {
 		return err
 	}
-	return c.push(ctx, &r)
+	failpoint.At("noted")
+	err = c.push(ctx, &r)
+	failpoint.At("enqueued")
+	return err
 }
 
 // push puts a pending callback into the queue, if it is not there.
 func (c *Callbacks) push(ctx context.Context, r *record) error {
-	if err := c.queue.Push(ctx, r.ID, []byte(r.Owner)); !errors.Is(err, store.ErrExists) {
-		return err
+	data, err := json.Marshal(task{r.Owner, r.ID, r.Round})
+	if err == nil {
+		err = c.queue.Push(ctx, fmt.Sprintf("%s-%d", r.ID, r.Round), data)
 	}
-	return nil
+	if errors.Is(err, store.ErrExists) {
+		return nil
+	}
+	return err
 }
 
 // Get returns the callback of an object, or ErrNotFound while none was taken on.
@@ -201,32 +218,39 @@ func newer(a, b Callback) int {
 	return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(b.ID, a.ID))
 }
 
-// Redeliver sends a callback again now, whatever has become of it, and tries for another day. The webhook-id stays.
+// Redeliver sends a callback again now, whatever has become of it, and tries for another day. The webhook-id stays. With
+// an error it may nevertheless be sent, if the store failed in the middle.
 func (c *Callbacks) Redeliver(ctx context.Context, owner, id string) (Callback, error) {
-	r, revision, err := c.read(ctx, owner, id)
-	if err != nil {
-		return Callback{}, err
+	for round := 0; ; {
+		r, revision, err := c.read(ctx, owner, id)
+		if err != nil {
+			return Callback{}, err
+		}
+		if round > 0 && r.Round >= round { // who has the item was quicker, or somebody else who asked
+			return r.Callback, nil
+		}
+		r.renew(time.Now())
+		round = r.Round
+		// The item comes first: after a crash whoever gets it begins the round. A record without an item would stay pending.
+		if err := c.push(ctx, &r); err != nil {
+			return Callback{}, err
+		}
+		failpoint.At("renewed")
+		if _, err = c.records.Update(ctx, r.key(), r.encode(), revision); !errors.Is(err, store.ErrConflict) {
+			return r.Callback, err
+		}
 	}
-	now := time.Now()
-	r.Status, r.Begun, r.Next, r.Ended = Pending, now, now, time.Time{}
-	_, err = c.records.Update(ctx, r.key(), r.encode(), revision)
-	if errors.Is(err, store.ErrConflict) { // the outcome of an attempt came in between
-		return c.Redeliver(ctx, owner, id)
-	}
-	if err != nil {
-		return Callback{}, err
-	}
-	// It may wait in the queue for a time that is hours away.
-	if err := c.queue.Remove(ctx, r.ID); err != nil {
-		return Callback{}, err
-	}
-	return r.Callback, c.push(ctx, &r)
 }
 
-// Forget drops the callback of an object, delivered or not.
+// renew begins another round.
+func (r *record) renew(now time.Time) {
+	r.Round++
+	r.Status, r.Begun, r.Next, r.Ended = Pending, now, now, time.Time{}
+}
+
+// Forget drops the callback of an object, delivered or not. Whoever gets its item finds nothing to do.
 func (c *Callbacks) Forget(ctx context.Context, owner, object string) error {
-	r := record{Callback: Callback{ID: idOf(object), Owner: owner}}
-	return errors.Join(c.records.Delete(ctx, r.key()), c.queue.Remove(ctx, r.ID))
+	return c.records.Delete(ctx, store.Key{owner, idOf(object)})
 }
 
 func (c *Callbacks) read(ctx context.Context, owner, id string) (r record, revision uint64, err error) {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -236,6 +237,69 @@ func TestRedeliverDuringAnAttemptIsNotLost(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		r.quiet(t, time.Hour)
+	})
+}
+
+func TestRedeliveryThatACrashBrokeOffIsMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		c := started(t, t.TempDir(), r, Config{})
+		c.ended("key:alice", "strm_1")
+		first := <-r.got
+		first.answer(410)
+		given := c.see("key:alice", "strm_1")
+		one, _, err := c.read(t.Context(), "key:alice", given.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one.renew(time.Now())
+		if err := c.push(t.Context(), &one); err != nil { // and there it dies
+			t.Fatal(err)
+		}
+		second := <-r.got
+		second.answer(200)
+		if first.header.Get("webhook-id") != second.header.Get("webhook-id") || string(first.body) != string(second.body) {
+			t.Errorf("%v\n%v", first.header, second.header)
+		}
+		if got := c.see("key:alice", "strm_1"); got.Status != Delivered || got.Attempts != 2 {
+			t.Errorf("%+v", got)
+		}
+		r.quiet(t, time.Hour)
+	})
+}
+
+func TestRedeliveriesAskedForAtOnceAreAtMostAsMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		c := started(t, t.TempDir(), r, Config{})
+		c.ended("key:alice", "strm_1")
+		(<-r.got).answer(200)
+		id := c.see("key:alice", "strm_1").ID
+		const asked = 5
+		var asking sync.WaitGroup
+		for range asked {
+			asking.Go(func() {
+				if _, err := c.Redeliver(t.Context(), "key:alice", id); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		sent := 0
+		for sent < asked {
+			select {
+			case d := <-r.got:
+				d.answer(200)
+				sent++
+				continue
+			case <-time.After(time.Hour):
+			}
+			break
+		}
+		asking.Wait()
+		if got := c.see("key:alice", "strm_1"); got.Status != Delivered || sent == 0 {
+			t.Errorf("sent %d times: %+v", sent, got)
+		}
+		r.quiet(t, 3*time.Hour)
 	})
 }
 

@@ -2,11 +2,13 @@ package callbacks
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
 
+	"sluice/gateway/failpoint"
 	"sluice/gateway/store"
 )
 
@@ -100,19 +102,31 @@ func (c *Callbacks) Run(ctx context.Context) {
 
 // handle makes one attempt at what an item asks for, if it is time.
 func (c *Callbacks) handle(ctx context.Context, item *store.Item) {
-	owner := string(item.Data)
-	if wait, ok := c.busy.enter(owner, time.Now()); !ok {
+	var t task
+	if err := json.Unmarshal(item.Data, &t); err != nil { // a bug, or another program
+		c.log.Error("an item of the queue can't be read", "item", item.ID, "error", err)
+		c.done(ctx, item)
+		return
+	}
+	if wait, ok := c.busy.enter(t.Owner, time.Now()); !ok {
 		c.later(item, wait)
 		return
 	}
-	defer c.busy.leave(owner)
-	r, revision, err := c.read(ctx, owner, item.ID)
+	defer c.busy.leave(t.Owner)
+	r, revision, err := c.read(ctx, t.Owner, t.ID)
+	if err == nil && t.Round > r.Round { // whoever asked for it has not come to it yet, and may have died
+		r.renew(time.Now())
+		revision, err = c.records.Update(ctx, r.key(), r.encode(), revision)
+	}
 	switch {
-	case errors.Is(err, ErrNotFound), err == nil && r.Status != Pending:
+	case errors.Is(err, ErrNotFound), err == nil && (r.Status != Pending || t.Round < r.Round):
 		c.done(ctx, item)
 		return
+	case errors.Is(err, store.ErrConflict):
+		c.later(item, 0)
+		return
 	case err != nil:
-		c.log.Error("a callback can't be read", "callback", item.ID, "error", err)
+		c.log.Error("a callback can't be read", "callback", t.ID, "error", err)
 		c.later(item, firstWait)
 		return
 	}
@@ -120,10 +134,12 @@ func (c *Callbacks) handle(ctx context.Context, item *store.Item) {
 		c.later(item, wait)
 		return
 	}
+	failpoint.At("due")
 	got := c.sender.send(ctx, r.URL, r.Owner, r.ID, r.Body)
 	if ctx.Err() != nil { // it was broken off: nothing is known about the receiver
 		return
 	}
+	failpoint.At("answered")
 	r.take(got, time.Now(), rand.Float64())
 	if _, err := c.records.Update(ctx, r.key(), r.encode(), revision); err != nil {
 		if !errors.Is(err, store.ErrConflict) {
@@ -137,12 +153,15 @@ func (c *Callbacks) handle(ctx context.Context, item *store.Item) {
 		c.metrics.CallbackRetried()
 		c.log.Debug("callback not taken yet", "callback", r.ID, "object", r.Object, "attempts", r.Attempts, "reason", r.LastError, "status", r.LastStatus)
 		c.later(item, time.Until(r.Next))
+		failpoint.At("postponed")
 		return
 	case Failed:
 		c.log.Warn("callback given up", "callback", r.ID, "object", r.Object, "owner", r.Owner, "attempts", r.Attempts, "reason", r.LastError, "status", r.LastStatus)
 	}
 	c.metrics.CallbackEnded(r.Status, r.Attempts)
+	failpoint.At("settled")
 	c.done(ctx, item)
+	failpoint.At("told")
 }
 
 // take notes what came of an attempt that ended at now.
