@@ -20,6 +20,7 @@ import (
 
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
+	"sluice/gateway/failpoint"
 	"sluice/gateway/limits"
 	"sluice/gateway/metrics"
 	"sluice/gateway/store"
@@ -208,6 +209,7 @@ func (b *Batches) Create(ctx context.Context, p Params) (made Batch, header http
 		b.abandon(one)
 		return Batch{}, nil, err
 	}
+	failpoint.At("made")
 	b.watch(one, revision, grant)
 	return one, resp.Header, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"sluice/gateway/callbacks"
 	"sluice/gateway/claude"
+	"sluice/gateway/failpoint"
 	"sluice/gateway/limits"
 	"sluice/gateway/store"
 )
@@ -25,9 +26,10 @@ const (
 )
 
 // finish does, once, what is to be done at the end of a batch: its results are read for what they used and what went
-// wrong; what has expired is submitted again, where that was asked for; the callback is taken on; and then the batch is over. Each step is in the store before the next, and a crash
-// repeats only the one that it broke off.
+// wrong; what has expired is submitted again, where that was asked for; the callback is taken on; and then the batch is
+// over. Each step is in the store before the next, and a crash repeats only the one that it broke off.
 func (b *Batches) finish(ctx context.Context, one Batch, revision uint64) error {
+	failpoint.At("ended")
 	if one.Summary == nil {
 		summary, used, err := b.summarize(ctx, one)
 		if err != nil {
@@ -39,6 +41,7 @@ func (b *Batches) finish(ctx context.Context, one Batch, revision uint64) error 
 		}
 		b.account(one, used) // after it is written: a crash loses a count, and never counts twice
 		b.update(one, revision)
+		failpoint.At("summed")
 	}
 	if one.Kept != "" && (one.Resubmission == "" || one.Resubmission == resubmitAsked) {
 		var err error
@@ -55,6 +58,7 @@ func (b *Batches) finish(ctx context.Context, one Batch, revision uint64) error 
 	revision, err := b.records.Update(ctx, one.key(), one.encode(), revision)
 	if err == nil {
 		b.update(one, revision)
+		failpoint.At("over")
 	}
 	return err
 }
