@@ -1,11 +1,13 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -104,11 +106,15 @@ func (r *Records) Delete(ctx context.Context, key Key) error {
 	})
 }
 
-// listIdle is how long what the server keeps for a list stays when it is not heard of again.
-const listIdle = time.Minute
+const (
+	// listIdle is how long what the server keeps for a list stays when it is not heard of again.
+	listIdle = time.Minute
+	// listQuiet is for how long a list waits for what the server says is to come, before it looks for it.
+	listQuiet = time.Second
+)
 
-// List yields the records whose keys begin with prefix and are longer, each as it was at some moment after the call, in
-// the order in which they were written, the oldest first. An error is the last thing that it yields.
+// List yields the records whose keys begin with prefix and are longer, each once, as it was at some moment after the
+// call, in the order in which they were written, the oldest first. An error is the last thing that it yields.
 func (r *Records) List(ctx context.Context, prefix Key) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		at, err := subject(r.prefix, prefix...)
@@ -126,10 +132,37 @@ func (r *Records) List(ctx context.Context, prefix Key) iter.Seq2[Record, error]
 
 // each calls f for the last record of each subject that the filter matches, until f is false.
 func (r *Records) each(ctx context.Context, filter string, f func(Record) bool) error {
+	seen := make(map[string]bool)
+	last, more, err := r.eachPending(ctx, filter, func(m jetstream.Msg, rec Record) bool {
+		again := seen[m.Subject()] // it was written meanwhile
+		seen[m.Subject()] = true
+		return again || f(rec)
+	})
+	if err != nil || !more {
+		return err
+	}
+	// What is written while the list is made moves to the end, behind what was to come; and the server, which drops the
+	// old value from its count before it counts the new one, may have said that there was nothing more.
+	err = r.store.read(ctx, func(ctx context.Context) error {
+		_, err := r.stream.GetMsg(ctx, last+1, jetstream.WithGetMsgSubject(filter))
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return r.eachUnseen(ctx, filter, seen, f)
+}
+
+// eachPending calls f for as many records as the server counts for a new reader. It returns where it has come to, and
+// whether there may be more and f wants it.
+func (r *Records) eachPending(ctx context.Context, filter string, f func(jetstream.Msg, Record) bool) (last uint64, more bool, err error) {
 	var consumer jetstream.Consumer
 	var messages jetstream.MessagesContext
 	var left uint64
-	err := r.store.read(ctx, func(ctx context.Context) error {
+	err = r.store.read(ctx, func(ctx context.Context) error {
 		// Not the ordered consumer of the client, which would go on for ever: a list has an end.
 		var err error
 		consumer, err = r.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{FilterSubject: filter, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
@@ -148,24 +181,60 @@ func (r *Records) each(ctx context.Context, filter string, f func(Record) bool) 
 		})
 	}
 	if err != nil || left == 0 {
-		return err
+		return 0, false, err
 	}
 	defer messages.Stop()
-	for left > 0 {
+	for counted := left; counted > 0 && left > 0; counted-- {
 		var m jetstream.Msg
 		err := r.store.read(ctx, func(ctx context.Context) (err error) {
+			ctx, cancel := context.WithTimeout(ctx, listQuiet)
+			defer cancel()
 			m, err = messages.Next(jetstream.NextContext(ctx))
 			return err
 		})
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			break // it was dropped after it was counted
+		}
 		if err != nil {
-			return err
+			return last, false, err
 		}
 		meta, err := m.Metadata()
 		if err != nil {
+			return last, false, err
+		}
+		left, last = meta.NumPending, meta.Sequence.Stream
+		if !f(m, Record{Key: parts(r.prefix, m.Subject()), Value: m.Data(), Revision: last, Written: meta.Timestamp}) {
+			return last, false, nil
+		}
+	}
+	return last, true, nil
+}
+
+// eachUnseen calls f for the records of all other subjects that the filter matches now.
+func (r *Records) eachUnseen(ctx context.Context, filter string, seen map[string]bool, f func(Record) bool) error {
+	var info *jetstream.StreamInfo
+	if err := r.store.read(ctx, func(ctx context.Context) (err error) {
+		info, err = r.stream.Info(ctx, jetstream.WithSubjectFilter(filter))
+		return err
+	}); err != nil {
+		return err
+	}
+	var rest []Record
+	for subject := range info.State.Subjects {
+		if seen[subject] {
+			continue
+		}
+		rec, err := r.Get(ctx, parts(r.prefix, subject))
+		switch {
+		case err == nil:
+			rest = append(rest, rec)
+		case !errors.Is(err, ErrNotFound): // deleted just now
 			return err
 		}
-		left = meta.NumPending
-		if !f(Record{Key: parts(r.prefix, m.Subject()), Value: m.Data(), Revision: meta.Sequence.Stream, Written: meta.Timestamp}) {
+	}
+	slices.SortFunc(rest, func(a, b Record) int { return cmp.Compare(a.Revision, b.Revision) })
+	for _, rec := range rest {
+		if !f(rec) {
 			return nil
 		}
 	}

@@ -145,6 +145,50 @@ func TestListsAreWholeAndInTheOrderOfWriting(t *testing.T) {
 	})
 }
 
+// TestListsAreWholeWhileTheyAreWritten: a record that is written again while a list is made is in it, once.
+func TestListsAreWholeWhileTheyAreWritten(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		r := must[*Records](t)(s.Records(ctx, "words", 0))
+		const many = 20
+		for i := range many {
+			must[uint64](t)(r.Put(ctx, Key{"a", fmt.Sprint(i)}, nil))
+		}
+		written, writing := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(written)
+			for i := 0; ; i++ {
+				select {
+				case <-writing:
+					return
+				default:
+				}
+				if _, err := r.Put(ctx, Key{"a", fmt.Sprint(i * 7 % many)}, nil); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+		for range 200 {
+			times := map[string]int{}
+			for rec, err := range r.List(ctx, Key{"a"}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				times[rec.Key[1]]++
+			}
+			for i := range many {
+				if n := times[fmt.Sprint(i)]; n != 1 {
+					t.Errorf("record %d is in a list %d times", i, n)
+				}
+			}
+		}
+		close(writing)
+		<-written
+	})
+}
+
 // TestNothingStaysLongerThanItsTime also opens the buckets again with another time.
 func TestNothingStaysLongerThanItsTime(t *testing.T) {
 	t.Parallel()
