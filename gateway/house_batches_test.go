@@ -384,6 +384,29 @@ func TestBadBatchesMakeNothing(t *testing.T) {
 	}
 }
 
+// TestBatchThatIsRefusedBeforeItIsReadIsAnswered has the upstream refuse by what it sees first, while the gateway still
+// has, or has not, what is to be sent.
+func TestBatchThatIsRefusedBeforeItIsReadIsAnswered(t *testing.T) {
+	t.Parallel()
+	secure := overTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Request-Id", "req_up")
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(http.StatusTooManyRequests)
+		fmt.Fprint(w, `{"type":"error","error":{"type":"rate_limit_error","message":"Not now."},"request_id":"req_up"}`)
+	}))
+	h := openHouse(t, saying(1), secure)
+	for _, size := range []int{10, 3 << 20} {
+		body := batchOf(strings.Repeat("x", size))
+		for range 20 {
+			a := h.do("POST", "/v1/messages/batches", body, "content-type", "application/json", "anthropic-version", "2023-06-01", "sluice-resubmit-expired", "1")
+			a.refused(429, "rate_limit_error")
+			if got := a.header.Get("Retry-After"); got != "7" {
+				t.Errorf("retry-after %q", got)
+			}
+		}
+	}
+}
+
 func TestExpiredRequestsAreSubmittedAgainOnce(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, simulator.New(simulator.Options{Key: upstreamKey}))

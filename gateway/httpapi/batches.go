@@ -67,10 +67,9 @@ func (a *API) postBatches(c echo.Context) error {
 		return err
 	}
 	defer grant.Release()
-	control := http.NewResponseController(c.Response().Writer)
-	patient := &patientReader{r: http.MaxBytesReader(c.Response().Writer, r.Body, claude.MaxBatch), control: control, until: time.Now().Add(batchTime)}
+	patient := newPatientReader(c, claude.MaxBatch, batchTime)
 	made, header, err := a.batches.Create(r.Context(), batches.Params{
-		Owner: id.Owner, Plan: id.Plan, Query: query(r), Header: upward(r.Header), Body: batchBody{patient}, Length: r.ContentLength, Callback: callback, Resubmit: resubmit,
+		Owner: id.Owner, Plan: id.Plan, Query: query(r), Header: upward(r.Header), Body: batchBody{patient, c}, Length: r.ContentLength, Callback: callback, Resubmit: resubmit,
 		Check: func(item claude.BatchItem) error {
 			return plan.Check(id.Plan, limits.Request{Models: item.Models, MaxTokens: item.MaxTokens})
 		},
@@ -93,11 +92,17 @@ func (a *API) postBatches(c echo.Context) error {
 var past = time.Unix(1, 0)
 
 // batchBody is a request's body that can be given up while it is read.
-type batchBody struct{ *patientReader }
+type batchBody struct {
+	*patientReader
+	c echo.Context
+}
 
 func (b batchBody) Close() error {
-	b.until = past
-	return b.control.SetReadDeadline(past)
+	if b.c.Request().ProtoMajor == 1 {
+		b.c.Response().Header().Set("Connection", "close") // what follows on it could not be read
+	}
+	b.giveUp()
+	return nil
 }
 
 func (a *API) getBatch(c echo.Context) error {

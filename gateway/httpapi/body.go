@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -91,13 +92,11 @@ func (a *API) readBody(c echo.Context) (*body, error) {
 	if n := r.ContentLength; n >= 0 && n < 64<<10 {
 		first = int(n) + 1 // room to see the end without growing
 	}
-	control := http.NewResponseController(c.Response().Writer)
-	patient := &patientReader{r: http.MaxBytesReader(c.Response().Writer, r.Body, maxBody), control: control, until: time.Now().Add(bodyTime)}
+	patient := newPatientReader(c, maxBody, bodyTime)
 	err := b.readAll(patient, first)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case err == nil:
-		control.SetReadDeadline(time.Time{})
 		return b, nil
 	case errors.As(err, &tooLarge), !patient.failed:
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -119,12 +118,23 @@ func unencoded(r *http.Request) error {
 	return nil
 }
 
-// patientReader gives each read of a request's body its deadline.
+// patientReader gives each read of a request's body its deadline. From the end on it leaves the connection alone: the
+// server reads on by itself, to see whether the client leaves, and what ends that read ends this request and all that
+// follow it.
 type patientReader struct {
 	r       io.Reader
 	control *http.ResponseController
 	until   time.Time
 	failed  bool // an error was the connection's
+
+	mu   sync.Mutex
+	over bool // read to its end, or given up
+}
+
+// newPatientReader reads the body of a request, which may have so many bytes and take so long in all.
+func newPatientReader(c echo.Context, bytes int64, all time.Duration) *patientReader {
+	w := c.Response().Writer
+	return &patientReader{r: http.MaxBytesReader(w, c.Request().Body, bytes), control: http.NewResponseController(w), until: time.Now().Add(all)}
 }
 
 func (p *patientReader) Read(b []byte) (int, error) {
@@ -132,10 +142,26 @@ func (p *patientReader) Read(b []byte) (int, error) {
 	if deadline.After(p.until) {
 		deadline = p.until
 	}
-	p.control.SetReadDeadline(deadline)
+	p.expect(deadline, false)
 	n, err := p.r.Read(b)
+	if err == io.EOF {
+		p.expect(time.Time{}, true)
+	}
 	p.failed = err != nil && err != io.EOF
 	return n, err
+}
+
+// giveUp ends a read that waits, and fails all further ones, from any goroutine.
+func (p *patientReader) giveUp() { p.expect(past, true) }
+
+// expect sets the connection's deadline, which stays after the last one.
+func (p *patientReader) expect(deadline time.Time, last bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.over = last
+		p.control.SetReadDeadline(deadline)
+	}
 }
 
 // readJSON is readBody for routes that take JSON.
