@@ -72,6 +72,7 @@ func (h *house) settled(id string) (b batchObject) {
 		b = h.lookAt(id)
 		return b.Status == "ended" && b.Sluice != nil
 	})
+	h.becomes(`sluice_batches{status="ended"}`, 0) // what it has used is written before it is counted, lest a crash count it twice
 	return b
 }
 
