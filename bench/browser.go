@@ -19,6 +19,7 @@ type browser struct {
 	*driver
 	slow               bool
 	method, path, body string
+	survivor           survivor
 
 	began   time.Time
 	attempt int            // connections before this one
@@ -36,6 +37,7 @@ var once = []string{"message_start", "message_delta", "message_stop"}
 const maxReconnects = 1000
 
 func (b *browser) run(ctx context.Context, i int) error {
+	defer b.survivor.done()
 	b.began = time.Now()
 	b.seen = make(map[string]int, len(once))
 	b.delays = make([]int64, 0, b.shape.events)
@@ -48,7 +50,7 @@ func (b *browser) run(ctx context.Context, i int) error {
 			return err
 		}
 		b.method, b.path = http.MethodGet, path
-	case "viewers":
+	case "viewers", "subscribe":
 		b.method, b.path = http.MethodGet, b.paths[i%len(b.paths)]
 	}
 	for {
@@ -69,16 +71,18 @@ func (b *browser) run(ctx context.Context, i int) error {
 		}
 		b.attempt++
 		b.reconnects.Add(1)
+		b.survivor.wait(ctx)
 	}
 }
 
 // follow reads one connection: to the stream's end, or until the connection is lost or dropped.
 func (b *browser) follow(ctx context.Context) (ended bool, err error) {
-	c, err := b.ask(ctx, b.method, b.path, b.body, b.lastID, b.slow)
+	c, err := b.ask(b.survivor.context(ctx), b.method, b.path, b.body, b.lastID, b.slow)
 	if err != nil {
 		return false, err
 	}
 	defer c.close()
+	b.survivor.answered()
 	if c.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(c.Body, 300))
 		return false, fmt.Errorf("%s: %s: %s", b.method, c.Status, text)
@@ -102,6 +106,9 @@ func (b *browser) follow(ctx context.Context) (ended bool, err error) {
 		}
 		deltas += n
 		if string(e.name) == "message_stop" {
+			if b.mode == "subscribe" { // nchan knows no end
+				return true, nil
+			}
 			return true, b.nothingFollows(c, events)
 		}
 	}
@@ -114,7 +121,7 @@ func (b *browser) take(e *event) (deltas int, err error) {
 		return 0, fmt.Errorf("error event: %s", e.data)
 	}
 	if len(e.id) > 0 {
-		if b.mode != "post" && idNumber(e.id) <= idNumber([]byte(b.lastID)) {
+		if (b.mode == "stream" || b.mode == "viewers") && idNumber(e.id) <= idNumber([]byte(b.lastID)) {
 			return 0, fmt.Errorf("id %q after %q", e.id, b.lastID)
 		}
 		b.lastID = string(e.id)
@@ -137,6 +144,7 @@ func (b *browser) take(e *event) (deltas int, err error) {
 		deltas++
 		b.got.Add(1)
 		now := time.Now()
+		b.survivor.took(sent, now)
 		if b.first == 0 {
 			b.first = now.Sub(b.began)
 		}

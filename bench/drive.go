@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net/url"
@@ -38,7 +40,9 @@ type figures struct {
 	CPUPerEvent  float64 `json:"target_cpu_us_per_event"`
 	RSSBeforeMB  float64 `json:"target_rss_before_mb"`
 	RSSPeakMB    float64 `json:"target_rss_peak_mb"`
-	KBPerStream  float64 `json:"target_kb_per_stream"` // what the streams added
+	KBPerStream  float64 `json:"target_kb_per_stream"`  // what the streams added
+	StormS       float64 `json:"storm_s,omitempty"`     // from when all may come back until the last has caught up
+	StormCPUs    float64 `json:"storm_cpu_s,omitempty"` // the target's, from the drop on
 	FirstFailure string  `json:"first_failure,omitempty"`
 }
 
@@ -49,8 +53,12 @@ type options struct {
 	headers string // further request headers, each ended by CRLF
 	model   string
 	n       int
+	atOnce  int // 0: all
 	mode    string
 	path    string
+	streams int
+	publish string
+	away    time.Duration // 0: no storm
 	drop    int
 	slow    int // bytes per second; 0: nobody is slow
 	slowPct int
@@ -66,15 +74,19 @@ func driveMain(ctx context.Context, args []string) error {
 	base := flags.String("url", "http://127.0.0.1:8080", "the relay's address")
 	flags.StringVar(&o.key, "key", "", "sent as x-api-key (and as a bearer token)")
 	flags.StringVar(&o.model, "model", "bench-e100-i50-b24", "the stream's shape")
-	flags.IntVar(&o.n, "n", 100, "streams (or viewers) at once")
-	flags.StringVar(&o.mode, "mode", "post", "post: POST /v1/messages · stream: POST /v1/streams, then EventSource · viewers: n EventSources on one stream")
+	flags.IntVar(&o.n, "n", 100, "streams (or viewers)")
+	flags.IntVar(&o.atOnce, "at-once", 0, "how many of them are open at once, one after another; 0: all")
+	flags.StringVar(&o.mode, "mode", "post", "post: POST /v1/messages · stream: POST /v1/streams, then EventSource · viewers: n EventSources on few streams · subscribe: the same at -path, on a stream that is sent to -publish")
+	flags.IntVar(&o.streams, "streams", 1, "mode viewers: the streams that the viewers share")
+	flags.StringVar(&o.publish, "publish", "", "mode subscribe: URL where nchan takes events; the driver plays the stream there")
+	flags.DurationVar(&o.away, "storm", 0, "mode viewers: drop all when each has had a delta, keep them away so long, let all back at once")
 	flags.IntVar(&o.drop, "drop", 0, "mode stream: drop the connection every so many deltas and resume with Last-Event-ID")
 	flags.IntVar(&o.slow, "slow", 0, "bytes per second that slow readers read")
 	flags.IntVar(&o.slowPct, "slow-pct", 10, "percent of readers that are slow, where -slow is given")
 	flags.DurationVar(&o.ramp, "ramp", time.Second, "time over which the streams are opened")
 	flags.DurationVar(&o.limit, "limit", 5*time.Minute, "what is not over after this time has failed")
 	flags.IntVar(&o.pid, "pid", 0, "process whose CPU and memory are accounted, with its children")
-	flags.StringVar(&o.path, "path", "/v1/messages", "mode post: where messages are posted")
+	flags.StringVar(&o.path, "path", "/v1/messages", "mode post: where messages are posted; mode subscribe: where events are read")
 	header := flags.String("header", "", "further request headers, 'Name: value' separated by |")
 	flags.StringVar(&o.label, "label", "", "name of the relay in the output")
 	if err := parse(flags, args, 0); err != nil {
@@ -87,8 +99,14 @@ func driveMain(ctx context.Context, args []string) error {
 	if o.base.Scheme != "http" || o.base.Port() == "" {
 		return fmt.Errorf("-url %s: must be http://host:port", *base)
 	}
-	if !slices.Contains([]string{"post", "stream", "viewers"}, o.mode) {
-		return fmt.Errorf("-mode %q is none of post, stream and viewers", o.mode)
+	if !slices.Contains([]string{"post", "stream", "viewers", "subscribe"}, o.mode) {
+		return fmt.Errorf("-mode %q is none of post, stream, viewers and subscribe", o.mode)
+	}
+	if o.n < 1 || o.streams < 1 || o.atOnce < 0 {
+		return errors.New("-n and -streams are at least 1, -at-once at least 0")
+	}
+	if o.away > 0 && o.mode != "viewers" {
+		return errors.New("-storm is for -mode viewers")
 	}
 	for h := range strings.SplitSeq(*header, "|") {
 		if h != "" {
@@ -114,9 +132,10 @@ func (f *figures) verdict() error {
 type driver struct {
 	options
 	shape  shape
-	paths  []string       // mode viewers: where the streams are read
+	paths  []string       // modes viewers and subscribe: where the streams are read
 	inPace sync.WaitGroup // readers that are not slow
 	calm   chan struct{}  // closed once these are through: slow ones then read the rest at full speed
+	storm  *storm
 
 	completed, failed, got, lost, repeated, reconnects atomic.Int64
 
@@ -143,17 +162,32 @@ func drive(ctx context.Context, o options) *figures {
 }
 
 func (d *driver) play(ctx context.Context) {
-	if d.mode == "viewers" {
-		path, err := d.create(ctx)
-		if err != nil {
-			d.fail(err)
-			return
-		}
-		d.paths = []string{path}
-	}
 	var all sync.WaitGroup
+	switch d.mode {
+	case "viewers":
+		for range d.streams {
+			path, err := d.create(ctx)
+			if err != nil {
+				d.fail(err)
+				return
+			}
+			d.paths = append(d.paths, path)
+		}
+	case "subscribe":
+		d.paths = []string{d.path}
+		all.Go(func() {
+			if err := publish(ctx, d.publish, d.model); err != nil {
+				d.fail(err)
+			}
+		})
+	}
+	if d.away > 0 {
+		d.storm = newStorm(ctx, d.n, d.away)
+		all.Go(func() { d.storm.run(ctx, d.pid) })
+	}
+	places := make(chan struct{}, cmp.Or(d.atOnce, d.n))
 	for i := range d.n {
-		b := &browser{driver: d, slow: d.slow > 0 && i%100 < d.slowPct}
+		b := &browser{driver: d, slow: d.slow > 0 && i%100 < d.slowPct, survivor: survivor{storm: d.storm}}
 		if !b.slow {
 			d.inPace.Add(1)
 		}
@@ -161,11 +195,11 @@ func (d *driver) play(ctx context.Context) {
 			if !b.slow {
 				defer d.inPace.Done()
 			}
-			if d.n > 1 && pause(ctx, d.ramp*time.Duration(i)/time.Duration(d.n)) != nil {
-				d.fail(context.Cause(ctx))
-				return
-			}
-			if err := b.run(ctx, i); err != nil {
+			pause(ctx, d.ramp*time.Duration(i)/time.Duration(d.n))
+			places <- struct{}{}
+			err := b.run(ctx, i)
+			<-places
+			if err != nil {
 				d.fail(err)
 				return
 			}
@@ -194,6 +228,9 @@ func (d *driver) sum(f *figures) {
 	if f.RSSPeakMB > 0 {
 		f.KBPerStream = (f.RSSPeakMB - f.RSSBeforeMB) * 1024 / float64(d.n)
 	}
+	if d.storm != nil {
+		f.StormS, f.StormCPUs = d.storm.seconds, d.storm.cpu
+	}
 	f.FirstFailure = d.failure
 	slices.Sort(d.delays)
 	slices.Sort(d.firsts)
@@ -208,3 +245,12 @@ func quantile(sorted []int64, p float64) float64 {
 	}
 	return float64(sorted[min(int(p*float64(len(sorted))), len(sorted)-1)]) / 1e3
 }
+
+// CPUPerStream is the target's CPU for a stream, in microseconds.
+func (f *figures) CPUPerStream() float64 { return f.CPUs * 1e6 / float64(f.Streams) }
+
+// RSSPerStream is all of the target's memory for a stream, in KiB.
+func (f *figures) RSSPerStream() float64 { return f.RSSPeakMB * 1024 / float64(f.Streams) }
+
+// StreamsPerS is how many were started and finished in a second.
+func (f *figures) StreamsPerS() float64 { return float64(f.Completed) / f.WallS }

@@ -31,6 +31,9 @@ func at(t *testing.T, relay http.Handler, o options) *figures {
 	if o.mode == "" {
 		o.mode, o.path = "post", "/v1/messages"
 	}
+	if o.streams == 0 {
+		o.streams = 1
+	}
 	if o.limit == 0 {
 		o.limit = time.Minute
 	}

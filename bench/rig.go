@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/template"
@@ -46,6 +48,8 @@ var (
 	sluiceConfig []byte
 	//go:embed nginx.conf
 	nginxConfig string
+	//go:embed nchan.conf
+	nchanConfig string
 )
 
 // openRig starts the upstream. What it has started ends with close, or with the context.
@@ -106,6 +110,8 @@ func (r *rig) open(ctx context.Context, name string) (*relay, error) {
 		o.process, err = r.start(ctx, name, nil, answers(address), r.self, "proxy", "-listen", address, "-to", r.base.String(), "-ca", r.ca)
 	case "nginx":
 		o.process, err = r.nginx(ctx, name, nginxConfig, address)
+	case "nchan":
+		o.process, err = r.nginx(ctx, name, nchanConfig, address)
 	default:
 		err = fmt.Errorf("no relay has the name %q", name)
 	}
@@ -113,6 +119,32 @@ func (r *rig) open(ctx context.Context, name string) (*relay, error) {
 		return nil, err
 	}
 	return o, nil
+}
+
+// args are what drive needs beyond a task's own. A turn's name is its channel's.
+func (o *relay) args(turn string) []string {
+	args := []string{"-label", o.name, "-url", o.url, "-pid", strconv.Itoa(o.pid)}
+	if o.name == "nchan" {
+		return append(args, "-mode", "subscribe", "-path", "/sub/"+turn, "-publish", o.url+"/pub/"+turn)
+	}
+	return append(args, "-key", key)
+}
+
+// merged is how many events Sluice says that it has merged for viewers that were behind; of others, 0.
+func (o *relay) merged(ctx context.Context) (float64, error) {
+	if o.admin == "" {
+		return 0, nil
+	}
+	text, err := get(ctx, o.admin+"/metrics")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, "sluice_viewer_coalesced_events_total "); ok {
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		}
+	}
+	return 0, errors.New("sluice's metrics don't count merged events")
 }
 
 // nginx starts one with a configuration.
