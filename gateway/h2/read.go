@@ -89,13 +89,13 @@ func whole(p []byte) (n int, err error) {
 func (c *conn) one(p []byte) error {
 	c.in.Reset(p)
 	f, err := c.framer.ReadFrame()
-	var wrong http2.StreamError
-	if errors.As(err, &wrong) {
+	if err != nil {
+		var wrong http2.StreamError // here, since it is on the heap
+		if !errors.As(err, &wrong) {
+			return err
+		}
 		c.refuse(wrong.StreamID, wrong.Code, err)
 		return nil
-	}
-	if err != nil {
-		return err
 	}
 	if !c.begins {
 		c.begins = true
