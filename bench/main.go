@@ -3,6 +3,7 @@
 // system.
 //
 //	go run ./bench compare -sluice ./sluice     all works, Sluice beside its peers, into a file of results
+//	go run ./bench report results.jsonl         their tables, and a plot
 //	go run ./bench upstream                     a Claude-shaped upstream
 //	go run ./bench drive -url …                 many browsers; one JSON line of figures
 //	go run ./bench proxy                        httputil.ReverseProxy, to compare with
@@ -27,6 +28,7 @@ var commands = map[string]func(ctx context.Context, args []string) error{
 	"compare":  compareMain,
 	"drive":    driveMain,
 	"proxy":    proxyMain,
+	"report":   reportMain,
 	"upstream": upstreamMain,
 }
 
@@ -40,7 +42,7 @@ func main() {
 // run returns the exit code: 1 where a command failed or found a failure, 2 where it was not understood.
 func run(ctx context.Context, args []string) int {
 	if len(args) == 0 || commands[args[0]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench compare|drive|upstream|proxy [flags]; -h tells a command's flags")
+		fmt.Fprintln(os.Stderr, "usage: bench compare|report|drive|upstream|proxy [flags]; -h tells a command's flags")
 		return 2
 	}
 	err := commands[args[0]](ctx, args[1:])

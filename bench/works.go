@@ -52,15 +52,16 @@ var works = []work{
 		{"storm-50", alone, []string{"-mode", "viewers", "-n", "5000", "-streams", "50", "-model", "bench-e16-i500-b24-g4000", "-ramp", "3s", "-storm", "1s"}},
 	}},
 	// The cost as work grows. All streams have 100 events, so that opening them has the same part in the CPU per event;
-	// from 1,000 streams on all together send 20,000 events a second, which two cores can carry with the driver's part.
+	// from 1,000 streams or viewers on all together get 20,000 events a second, which two cores can carry with the
+	// driver's part.
 	{"growth", []task{{"growth-100", pair, []string{"-n", "100", "-model", "bench-e100-i50-b24"}}}},
 	{"growth", []task{{"growth-1000", pair, []string{"-n", "1000", "-model", "bench-e100-i50-b24"}}}},
 	{"growth", []task{{"growth-4000", pair, []string{"-n", "4000", "-model", "bench-e100-i200-b24", "-ramp", "4s"}}}},
 	{"growth", []task{{"growth-8000", pair, []string{"-n", "8000", "-model", "bench-e100-i400-b24", "-ramp", "8s"}}}},
-	{"fanout", []task{{"fanout-10", fanOuts, []string{"-mode", "viewers", "-n", "10", "-model", "bench-e200-i50-b24-g1000", "-ramp", "500ms"}}}},
+	{"fanout", []task{{"fanout-10", fanOuts, []string{"-mode", "viewers", "-n", "10", "-model", "bench-e100-i50-b24-g1000", "-ramp", "500ms"}}}},
 	{"fanout", []task{{"fanout-100", fanOuts, []string{"-mode", "viewers", "-n", "100", "-model", "bench-e100-i50-b24-g1000", "-ramp", "500ms"}}}},
 	{"fanout", []task{{"fanout-1000", fanOuts, []string{"-mode", "viewers", "-n", "1000", "-model", "bench-e100-i50-b24-g3000"}}}},
-	{"fanout", []task{{"fanout-5000", fanOuts, []string{"-mode", "viewers", "-n", "5000", "-model", "bench-e20-i250-b24-g4000", "-ramp", "3s"}}}},
+	{"fanout", []task{{"fanout-5000", fanOuts, []string{"-mode", "viewers", "-n", "5000", "-model", "bench-e100-i250-b24-g4000", "-ramp", "3s"}}}},
 }
 
 // workNames are those that -work takes.
