@@ -2,6 +2,7 @@ package h2
 
 import (
 	"crypto/tls"
+	"math"
 	"net"
 	"sync"
 
@@ -15,11 +16,14 @@ type socket struct {
 	polled  *poll.Conn // nil: it is read
 	pushed  bool
 	arrived []byte
+	records recordCount
 }
 
 func (s *socket) Read(p []byte) (int, error) {
 	if !s.pushed {
-		return s.Conn.Read(p)
+		n, err := s.Conn.Read(p)
+		s.records.add(p[:n])
+		return n, err
 	}
 	if len(s.arrived) == 0 {
 		return 0, errNothing{}
@@ -27,6 +31,37 @@ func (s *socket) Read(p []byte) (int, error) {
 	n := copy(p, s.arrived)
 	s.arrived = s.arrived[n:]
 	return n, nil
+}
+
+// recordCount finds the ends of TLS records (RFC 8446 §5.1) in bytes as they arrive. To ask crypto/tls for one that is not
+// whole costs an allocation.
+type recordCount struct {
+	header [5]byte
+	known  int // bytes of the header at hand
+	left   int // bytes of the record behind it
+}
+
+// add returns how many records p completes.
+func (r *recordCount) add(p []byte) (whole int) {
+	for len(p) > 0 {
+		n := copy(r.header[r.known:], p)
+		r.known += n
+		p = p[n:]
+		if r.known < len(r.header) {
+			return whole
+		}
+		if n > 0 {
+			r.left = int(r.header[3])<<8 | int(r.header[4])
+		}
+		n = min(r.left, len(p))
+		r.left -= n
+		p = p[n:]
+		if r.left == 0 {
+			r.known = 0
+			whole++
+		}
+	}
+	return whole
 }
 
 // socketOf is the socket that a connection's poller can read.
@@ -57,7 +92,7 @@ type arrival struct {
 func (c *conn) poll(s *socket) {
 	a := &arrival{conn: c, socket: s}
 	s.pushed = true
-	a.Data(nil) // what has come with the handshake's end
+	a.read(math.MaxInt) // what has come with the handshake's end
 	s.polled.Push(a)
 }
 
@@ -69,10 +104,15 @@ func (a *arrival) Data(p []byte) {
 	if a.over {
 		return
 	}
+	a.socket.arrived = p
+	a.read(a.socket.records.add(p))
+}
+
+// read takes records, at least as many as are whole, and leaves nothing that has arrived with the poller.
+func (a *arrival) read(whole int) {
 	buffer := records.Get().(*[maxFrame]byte)
 	defer records.Put(buffer)
-	a.socket.arrived = p
-	for {
+	for ; whole > 0 || len(a.socket.arrived) > 0; whole-- {
 		n, err := a.conn.nc.Read(buffer[:])
 		if n > 0 {
 			if failed := a.conn.frames(buffer[:n]); failed != nil {
