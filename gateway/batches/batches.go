@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
@@ -95,11 +96,12 @@ type Batches struct {
 	due     dueHeap
 	paused  time.Time     // nothing is asked before: the upstream wants to be left alone
 	nudge   chan struct{} // something is due earlier than before
+	phase   time.Duration // when its beat falls, so that not all gateways of the world ask at once
 }
 
 // New opens the batches of a store. Nothing is watched before Run.
 func New(ctx context.Context, client *claude.Client, l *limits.Limits, calls *callbacks.Callbacks, s *store.Store, m *metrics.Metrics, log *slog.Logger) (*Batches, error) {
-	b := &Batches{client: client, limits: l, calls: calls, store: s, metrics: m, log: log, watched: make(map[string]*watched), nudge: make(chan struct{}, 1)}
+	b := &Batches{client: client, limits: l, calls: calls, store: s, metrics: m, log: log, watched: make(map[string]*watched), nudge: make(chan struct{}, 1), phase: rand.N(beat)}
 	var err error
 	if b.records, err = s.Records(ctx, "batches", retention); err != nil {
 		return nil, err

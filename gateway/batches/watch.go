@@ -1,6 +1,7 @@
 package batches
 
 import (
+	"bytes"
 	"container/heap"
 	"context"
 	"errors"
@@ -16,82 +17,46 @@ import (
 )
 
 const (
-	// A batch is asked about after a tenth of its age: a short one is seen to end soon, and a long one costs little. Most
-	// end within the hour.
-	soonest = 5 * time.Second
-	latest  = 5 * time.Minute
-	// Somebody who looks at it wants to see it end.
-	latestSeen = 15 * time.Second
-	// spacing keeps all questions together to ten a second, whatever the number of batches: 600 a minute of the 1,000 to
-	// 4,000 that an account has, and well below 1 % of a core.
-	spacing = 100 * time.Millisecond
-	// spread is the part of a wait that jitter takes away, so that batches made together are not asked about together.
-	spread = 0.2
-
 	// asking bounds the questions that are under way, and readings of results.
 	asking = 8
 	// pollTimeout is for one question, whose answer has 600 bytes.
 	pollTimeout = 30 * time.Second
-	// longestFailing is between two questions about a batch when the upstream fails again and again.
-	longestFailing = 10 * time.Minute
 )
-
-// interval is the wait before the next question about a batch of that age, of which n are watched. seen: somebody is
-// looking; failures: how many questions in a row have failed; jitter is a random number in [0, 1).
-func interval(age time.Duration, n int, seen bool, failures int, jitter float64) time.Duration {
-	wait := min(max(age/10, soonest), latest)
-	if seen {
-		wait = min(wait, latestSeen)
-	} else {
-		wait = max(wait, time.Duration(n)*spacing)
-	}
-	if failures > 0 {
-		wait = max(wait, min(wait<<min(failures, 10), longestFailing))
-	}
-	return wait - time.Duration(float64(wait)*spread*jitter)
-}
 
 // watched is a batch that is not over.
 type watched struct {
 	batch    Batch
 	revision uint64
 	at       time.Time          // when it is due
-	place    int                // in the heap; -1: it is being asked about
+	place    int                // in the heap; -1: it is not there, since it is being asked about
 	grant    *limits.BatchGrant // nil: an earlier process has admitted it
 	failures int
 	viewers  int
 	changed  chan struct{} // closed when the batch has changed, and replaced
 }
 
-// dueHeap has what is due first at its front.
-type dueHeap []*watched
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
-func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i]; h[i].place, h[j].place = i, j }
-func (h *dueHeap) Push(x any)        { w := x.(*watched); w.place = len(*h); *h = append(*h, w) }
-func (h *dueHeap) Pop() any {
-	old := *h
-	w := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h, w.place = old[:len(old)-1], -1
-	return w
-}
-
 // watch begins to watch a batch that is not over.
 func (b *Batches) watch(one Batch, revision uint64, grant *limits.BatchGrant) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if w := b.watched[one.ID]; w != nil { // load and its maker both have found it
+	if w := b.addLocked(one, revision, grant); w != nil {
+		b.planLocked(w, 0)
+	}
+}
+
+// addLocked takes a batch among the watched ones. It is nil for one that is there already: load and its maker both have
+// found it.
+func (b *Batches) addLocked(one Batch, revision uint64, grant *limits.BatchGrant) *watched {
+	if w := b.watched[one.ID]; w != nil {
 		if grant != nil {
 			w.grant = grant
 		}
-		return
+		return nil
 	}
-	w := &watched{batch: one, revision: revision, grant: grant, changed: make(chan struct{})}
+	w := &watched{batch: one, revision: revision, place: -1, grant: grant, changed: make(chan struct{})}
 	b.watched[one.ID] = w
 	b.metrics.Batches(one.Status, +1)
-	b.planLocked(w, 0)
+	return w
 }
 
 // unwatch stops to watch one, if it was.
@@ -112,25 +77,6 @@ func (b *Batches) dropLocked(w *watched) {
 	b.metrics.Batches(w.batch.Status, -1)
 	close(w.changed)
 	w.changed = nil
-}
-
-// planLocked puts a batch on the heap, at its time or, if that is later, after least.
-func (b *Batches) planLocked(w *watched, least time.Duration) {
-	now := time.Now()
-	wait := interval(now.Sub(w.batch.Created), len(b.watched), w.viewers > 0, w.failures, rand.Float64())
-	if w.batch.Status == claude.BatchEnded && w.failures == 0 {
-		wait = 0 // there is something to be done, not to be waited for
-	}
-	w.at = now.Add(max(wait, least))
-	heap.Push(&b.due, w)
-	b.wakeLocked()
-}
-
-func (b *Batches) wakeLocked() {
-	select {
-	case b.nudge <- struct{}{}:
-	default:
-	}
 }
 
 // Run watches until the context is over, and returns when the last question has its answer.
@@ -170,8 +116,10 @@ func (b *Batches) Run(ctx context.Context) {
 	}
 }
 
-// load reads what was not over when the process ended.
+// load reads what was not over when the process ended, and watches it. When each was last asked about is not known, so
+// the first questions are spread over the whole wait; after a wait each, all batches of the same age would be due at once.
 func (b *Batches) load(ctx context.Context) error {
+	var found []*watched
 	for entry, err := range b.records.List(ctx, nil) {
 		if err != nil {
 			return err
@@ -182,28 +130,25 @@ func (b *Batches) load(ctx context.Context) error {
 			continue
 		}
 		if !one.Over {
-			b.watch(one, entry.Revision, nil)
+			b.mu.Lock()
+			if w := b.addLocked(one, entry.Revision, nil); w != nil {
+				found = append(found, w)
+			}
+			b.mu.Unlock()
 		}
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.resumeLocked(found)
 	return nil
 }
 
-// next takes what is due from the heap, or says how long nothing will be.
-func (b *Batches) next() (*watched, time.Duration) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.due) == 0 {
-		return nil, time.Hour
+func (b *Batches) resumeLocked(found []*watched) {
+	for _, w := range found {
+		if b.watched[w.batch.ID] == w { // it was not deleted meanwhile
+			b.pushLocked(w, time.Duration(rand.Float64()*float64(b.waitLocked(w))))
+		}
 	}
-	now := time.Now()
-	at := b.due[0].at
-	if at.Before(b.paused) {
-		at = b.paused
-	}
-	if wait := at.Sub(now); wait > 0 {
-		return nil, wait
-	}
-	return heap.Pop(&b.due).(*watched), 0
 }
 
 // step does what is due for a batch: it asks the upstream, or settles the end.
@@ -273,6 +218,9 @@ func (b *Batches) poll(ctx context.Context, one Batch) error {
 		outcome = "changed"
 	}
 	b.metrics.BatchPolled(outcome)
+	if bytes.Equal(seen.Raw, one.Object) {
+		return nil // as nearly always, and then the store need not be asked either
+	}
 	_, err = b.observe(ctx, one.Owner, one.ID, seen)
 	return err
 }
@@ -321,9 +269,9 @@ func (b *Batches) update(one Batch, revision uint64) {
 	w.changed = make(chan struct{})
 	if one.Status == claude.BatchEnded && w.place >= 0 {
 		w.failures = 0
-		w.at = time.Now()
+		w.at = b.after(0)
 		heap.Fix(&b.due, w.place)
-		b.wakeLocked()
+		b.wakeLocked(w)
 	}
 }
 
@@ -345,10 +293,10 @@ func (b *Batches) View(ctx context.Context, owner, id string) (*View, error) {
 	v := &View{batches: b, owner: owner, id: id, watched: b.watched[id]}
 	if w := v.watched; w != nil {
 		if w.viewers++; w.viewers == 1 && w.place >= 0 {
-			if at := time.Now().Add(interval(time.Since(w.batch.Created), len(b.watched), true, w.failures, rand.Float64())); at.Before(w.at) {
+			if at := b.after(b.waitLocked(w)); at.Before(w.at) {
 				w.at = at
 				heap.Fix(&b.due, w.place)
-				b.wakeLocked()
+				b.wakeLocked(w)
 			}
 		}
 	}

@@ -74,10 +74,44 @@ func TestTenThousandBatchesAreAskedAboutTenTimesASecond(t *testing.T) {
 			b.planLocked(w, 0)
 			b.mu.Unlock()
 		}
-		if rate := float64(asked) / time.Since(begun).Seconds(); rate < 9 || rate > 12.5 || len(last) != n || longest > 1000*time.Second {
+		if rate := float64(asked) / time.Since(begun).Seconds(); rate < 9 || rate > 12.5 || len(last) != n || longest > 1000*time.Second+beat {
 			t.Errorf("%.1f questions a second about %d batches, %v apart at most", rate, len(last), longest)
 		}
 	})
+}
+
+// TestRestartAsksNoFasterThanBefore: all are half a day old, and so each would wait as long as the others.
+func TestRestartAsksNoFasterThanBefore(t *testing.T) {
+	for _, n := range []int{1, 300, 3000, 10_000} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &Batches{watched: make(map[string]*watched), nudge: make(chan struct{}, 1)}
+			var found []*watched
+			for i := range n {
+				found = append(found, b.addLocked(Batch{ID: fmt.Sprint(i), Status: "in_progress", Created: time.Now().Add(-12 * time.Hour)}, 1, nil))
+			}
+			b.resumeLocked(found)
+			const window = 30 * time.Second
+			asked, seen := make(map[int]int), make(map[string]bool)
+			for begun := time.Now(); time.Since(begun) < 1000*time.Second; {
+				w, wait := b.next()
+				if w == nil {
+					time.Sleep(wait)
+					continue
+				}
+				asked[int(time.Since(begun)/window)]++
+				seen[w.batch.ID] = true
+				b.planLocked(w, 0)
+			}
+			for at, times := range asked {
+				if most := 2 * 10 * window.Seconds(); float64(times) > most { // chance, and what jitter adds, are far from that
+					t.Errorf("%d batches: %d questions in the %d. half minute", n, times, at)
+				}
+			}
+			if len(seen) != n {
+				t.Errorf("%d batches of %d were asked about", len(seen), n)
+			}
+		})
+	}
 }
 
 func TestBatchIsNotAskedAboutWhileTheUpstreamWantsToBeLeftAlone(t *testing.T) {
