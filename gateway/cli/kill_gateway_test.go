@@ -12,13 +12,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
 // buildWithFailpoints builds the command, which can then be told to stop at a step.
-func buildWithFailpoints(t *testing.T) string {
+func buildWithFailpoints(t *testing.T) string { return build(t, "-tags", "failpoints") }
+
+// build builds the command.
+func build(t *testing.T, flags ...string) string {
 	t.Helper()
 	compiler, err := exec.LookPath("go")
 	if err != nil {
@@ -28,7 +32,7 @@ func buildWithFailpoints(t *testing.T) string {
 		t.Skip(err)
 	}
 	binary := filepath.Join(t.TempDir(), "sluice")
-	if text, err := exec.Command(compiler, "build", "-tags", "failpoints", "-o", binary, "sluice").CombinedOutput(); err != nil {
+	if text, err := exec.Command(compiler, slices.Concat([]string{"build"}, flags, []string{"-o", binary, "sluice"})...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
 	return binary
