@@ -28,9 +28,9 @@ func (all *results) plot() string {
 		return points
 	}
 	panels := []panel{
-		{"CPU an event, µs", "open streams", []line{{"nginx", peerColour, streams("nginx", cpuPerEvent)}, {"Sluice", ourColour, streams("sluice", cpuPerEvent)}}},
-		{"Memory, MB", "open streams", []line{{"nginx", peerColour, streams("nginx", memory)}, {"Sluice", ourColour, streams("sluice", memory)}}},
-		{"CPU a delivered event, µs", "viewers of one stream", []line{{"nchan", peerColour, viewers("nchan", cpuPerEvent)}, {"Sluice", ourColour, viewers("sluice", cpuPerEvent)}}},
+		{"CPU an event, µs", "open streams", math.Log, []line{{"nginx", peerColour, streams("nginx", cpuPerEvent)}, {"Sluice", ourColour, streams("sluice", cpuPerEvent)}}},
+		{"Memory, MB", "open streams", linear, []line{{"nginx", peerColour, streams("nginx", memory)}, {"Sluice", ourColour, streams("sluice", memory)}}},
+		{"CPU a delivered event, µs", "viewers of one stream", math.Log, []line{{"nchan", peerColour, viewers("nchan", cpuPerEvent)}, {"Sluice", ourColour, viewers("sluice", cpuPerEvent)}}},
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="12" fill="%s">`+"\n", len(panels)*panelWidth, panelHeight, textColour)
@@ -43,13 +43,14 @@ func (all *results) plot() string {
 }
 
 const (
-	panelWidth, panelHeight          = 320, 250
+	panelWidth, panelHeight          = 340, 250
 	left, right, top, bottom         = 46, 54, 34, 46 // around a panel's axes; on the right the lines' names
 	textColour, gridColour           = "#768390", "#768390"
 	ourColour, peerColour            = "#2f81f7", "#d9822b"
 	axesWidth, axesHeight            = panelWidth - left - right, panelHeight - top - bottom
 	ticks                            = 4
 	lineHeight               float64 = 14
+	labelWidth               float64 = 34 // of 8,000
 )
 
 type point struct{ x, y float64 }
@@ -59,11 +60,14 @@ type line struct {
 	points       []point
 }
 
-// panel has a logarithmic axis for the amount of work and one from 0 for its cost.
+// panel has an axis for the amount of work and one from 0 for its cost.
 type panel struct {
 	title, xTitle string
+	scale         func(float64) float64 // of the amount of work
 	lines         []line
 }
+
+func linear(v float64) float64 { return v }
 
 func (p *panel) draw(b *strings.Builder, offset int) {
 	var least, most, highest float64 = math.Inf(1), 0, 0
@@ -81,7 +85,7 @@ func (p *panel) draw(b *strings.Builder, offset int) {
 		if most == least {
 			return left + axesWidth/2
 		}
-		return left + axesWidth*math.Log(v/least)/math.Log(most/least)
+		return left + axesWidth*(p.scale(v)-p.scale(least))/(p.scale(most)-p.scale(least))
 	}
 	y := func(v float64) float64 { return top + axesHeight*(1-v/ceiling) }
 
@@ -91,8 +95,14 @@ func (p *panel) draw(b *strings.Builder, offset int) {
 		fmt.Fprintf(b, `<path d="M%d %.1fh%d" stroke="%s" stroke-opacity="%.2f"/>`, left, y(v), axesWidth, gridColour, map[bool]float64{true: 1, false: .25}[v == 0])
 		fmt.Fprintf(b, `<text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left-6, y(v)+4, thousands(v, digitsOf(step)))
 	}
+	label := math.Inf(-1)
 	for _, q := range p.longest() {
-		fmt.Fprintf(b, `<path d="M%.1f %dv4" stroke="%s"/><text x="%.1f" y="%d" text-anchor="middle">%s</text>`+"\n", x(q.x), top+axesHeight, gridColour, x(q.x), top+axesHeight+18, thousands(q.x, 0))
+		fmt.Fprintf(b, `<path d="M%.1f %dv4" stroke="%s"/>`, x(q.x), top+axesHeight, gridColour)
+		if x(q.x) < label+labelWidth {
+			continue // it would cover the one before
+		}
+		label = x(q.x)
+		fmt.Fprintf(b, `<text x="%.1f" y="%d" font-size="11" text-anchor="middle">%s</text>`+"\n", label, top+axesHeight+18, thousands(q.x, 0))
 	}
 	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="middle">%s</text>`+"\n", left+axesWidth/2, panelHeight-8, p.xTitle)
 	above := math.Inf(-1)
