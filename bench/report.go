@@ -50,7 +50,7 @@ var sideBySide = []struct {
 }{
 	{"relay", "1,000 streams × 20 events/s", "nginx", []figure{{"CPU, µs an event", cpuPerEvent, 1}, {"delay p50, ms", delayP50, 2}, {"delay p99, ms", delayP99, 1}}},
 	{"hold", "8,000 open streams", "nginx", []figure{{"memory, KB a stream", memoryEach, 1}}},
-	{"flat", "100 streams as fast as they go", "nginx", []figure{{"events a CPU second", perCPUSecond, 0}}},
+	{"flat", "100 streams as fast as they go", "nginx", []figure{{"events a CPU second", perCPUSecond, 0}, {"delay p50, ms", delayP50, 1}}},
 	{"open-1000/s", "1,000 short streams a second", "nginx", []figure{{"CPU, µs a stream", cpuPerStream, 0}}},
 	{"open", "short streams, 100 at once", "nginx", []figure{{"CPU, µs a stream", cpuPerStream, 0}, {"streams a second", streamsPerS, 0}}},
 	{"viewers", "1 stream × 1,000 viewers × 20/s", "nchan", []figure{{"CPU, µs a delivered event", cpuPerEvent, 1}, {"delay p50, ms", delayP50, 1}, {"delay p99, ms", delayP99, 1}}},
