@@ -259,6 +259,7 @@ func push(body io.ReadCloser, s streamInPlace) {
 		n, err := body.Read(b)
 		if n > 0 {
 			s.Data(b[:n])
+			s.Flush()
 		}
 		switch err {
 		case nil:

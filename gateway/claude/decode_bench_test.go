@@ -52,6 +52,7 @@ type counted struct{ events int }
 
 func (c *counted) Begin(http.Header)  {}
 func (c *counted) Event(e Event) bool { c.events++; return true }
+func (c *counted) Flush()             {}
 func (c *counted) End(error)          {}
 
 // again is an endless body: the same events over and over, one piece a Read, as a network brings them.

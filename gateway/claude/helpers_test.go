@@ -102,6 +102,7 @@ func newDecoding(more func(frame)) *decoding {
 
 func (d *decoding) Begin(http.Header) {}
 func (d *decoding) Event(Event) bool  { return true }
+func (d *decoding) Flush()            {}
 func (d *decoding) End(err error) {
 	if e := (*Error)(nil); errors.As(err, &e) && e.Cause != errTruncated {
 		d.err = e.Cause
@@ -231,6 +232,8 @@ func newPulled() *pulled {
 }
 
 func (p *pulled) Begin(header http.Header) { p.Header = header }
+
+func (p *pulled) Flush() {}
 
 func (p *pulled) Event(e Event) bool {
 	e.Name, e.Data = bytes.Clone(e.Name), bytes.Clone(e.Data)

@@ -114,6 +114,7 @@ func TestAPlaceIsHeldAsLongAsTheAnswerLasts(t *testing.T) {
 type faulty struct{ *pulled }
 
 func (faulty) Event(Event) bool { panic("a defect") }
+func (faulty) Flush()           {}
 
 func TestAPlaceComesBackFromADefect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -15,16 +15,19 @@ import (
 	"time"
 )
 
-// Handler gets the events of one answer as they arrive: Begin once, Event for each, End once, one call at a time and in
-// this order. The calls come on the connection's own goroutine, which many streams may share: none may block.
+// Handler gets the events of one answer as they arrive: Begin once, Event for each, Flush after some, End once, one call
+// at a time and in this order. The calls come on the connection's own goroutine, which many streams may share: none may block.
 type Handler interface {
 	// Begin gets the header of the upstream's answer. The first Event follows at once.
 	Begin(header http.Header)
 
 	// Event gets the next event that is relayed: pings of the upstream are counted as life and left out, as are
 	// Vertex's own. It is valid during the call. An error event is the last; its data is always an object of Anthropic's
-	// shape. Where Event returns false nothing follows, not even End.
+	// shape. Where Event returns false nothing but a Flush follows, not even End.
 	Event(Event) bool
+
+	// Flush says that the next Event may be long in coming: what has arrived is handed on.
+	Flush()
 
 	// End is nil after message_stop or error, once the connection is free again, which is soon. Else it is why there
 	// was neither: an *Error, or the cause of the caller's context as it is.
@@ -96,6 +99,7 @@ func (s *stream) End(err error) {
 		s.zip.CloseWithError(err) // nil is io.EOF
 		return
 	}
+	s.flush()
 	s.finish(err)
 }
 
@@ -122,6 +126,7 @@ func (s *stream) inflate(r *io.PipeReader) {
 		n, err = z.Read(b)
 		s.read = time.Now()
 		s.feed(b[:n])
+		s.flush()
 	}
 	if err == io.EOF {
 		err = nil
@@ -139,6 +144,20 @@ func (s *stream) feed(chunk []byte) {
 	}
 	if err := s.events.feed(chunk, s.emit); err != nil {
 		s.fail(err)
+	}
+}
+
+// Flush says that what has arrived has been handed on.
+func (s *stream) Flush() {
+	defer s.failOnPanic()
+	if s.zip == nil { // else that is not known here
+		s.flush()
+	}
+}
+
+func (s *stream) flush() {
+	if s.isOpen {
+		s.handler.Flush()
 	}
 }
 

@@ -7,13 +7,16 @@ import (
 	"io"
 	"net/http"
 	"sync"
-
-	"sluice/gateway/poll"
 )
 
-// Sink takes a body as it arrives: Data gets the next bytes, End comes once, after the last. It is nil if the body is
-// whole. Both come on a goroutine that reads for many answers, and must not block.
-type Sink = poll.Sink
+// Sink takes a body as it arrives: Data gets the next bytes, Flush says after one or more that nothing more has arrived so
+// far, End comes once, after the last Data: there need be no Flush before it. It is nil if the body is whole. All come on a
+// goroutine that reads for many answers, and must not block.
+type Sink = interface {
+	Data(p []byte)
+	Flush()
+	End(err error)
+}
 
 // Body is an answer's body: it is read, or it is pushed.
 type Body struct {
@@ -117,6 +120,7 @@ func (b *Body) take(p []byte) bool {
 		}
 		p = rest
 	}
+	b.sink.Flush()
 	return false
 }
 

@@ -90,6 +90,8 @@ func collect(resp *http.Response) *collector {
 	return c
 }
 
+func (c *collector) Flush() {}
+
 func (c *collector) Data(p []byte) {
 	if c.data.Len() == 0 {
 		close(c.begun)

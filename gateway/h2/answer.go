@@ -13,10 +13,12 @@ import (
 // Sink takes a body as it arrives.
 //
 // Data gets the next bytes. They are valid during the call, which must not block, panic or call the body: it comes on the
-// goroutine that reads for all answers of the connection. The same holds for End, which comes once, after the last Data.
-// It is nil if the body is whole.
+// goroutine that reads for all answers of the connection. The same holds for Flush, which says after one or more Data that
+// nothing more has arrived so far, and for End, which comes once, after the last Data: there need be no Flush before it. It
+// is nil if the body is whole.
 type Sink = interface {
 	Data(p []byte)
+	Flush()
 	End(err error)
 }
 
@@ -35,6 +37,7 @@ type answer struct {
 	mu       sync.Mutex
 	ready    sync.Cond // something has arrived, or the end has
 	sink     Sink
+	touched  bool   // the sink has had something since its last Flush
 	buffer   []byte // what has arrived and nobody has taken
 	taken    int64  // what was taken since the window was last moved
 	received int64
@@ -106,6 +109,10 @@ func (a *answer) data(p []byte, size int64) error {
 	if a.sink != nil {
 		a.sink.Data(p)
 		a.giveBack(size)
+		if !a.touched {
+			a.touched = true
+			a.conn.touched = append(a.conn.touched, a)
+		}
 		return nil
 	}
 	if len(a.buffer)+len(p) > answerWindow {
@@ -115,6 +122,20 @@ func (a *answer) data(p []byte, size int64) error {
 	a.giveBack(padding)
 	a.ready.Broadcast()
 	return nil
+}
+
+// flush tells the sinks of what was read that this was all so far.
+func (c *conn) flush() {
+	for i, a := range c.touched {
+		a.mu.Lock()
+		a.touched = false
+		if !a.over {
+			a.sink.Flush()
+		}
+		a.mu.Unlock()
+		c.touched[i] = nil
+	}
+	c.touched = c.touched[:0]
 }
 
 // giveBack lets the server send as much again. It says so seldom: most answers are smaller than half of the window.
@@ -184,6 +205,7 @@ func (b *Body) Push(s Sink) {
 	a.sink = s
 	if len(a.buffer) > 0 {
 		s.Data(a.buffer)
+		s.Flush()
 		a.giveBack(int64(len(a.buffer)))
 		a.buffer = nil
 	}

@@ -64,11 +64,12 @@ type conn struct {
 	closing bool          // takes no further request
 	err     error         // why it is over
 	told    chan struct{} // closed when the server has sent its settings, or the connection is over
-	settled bool          // it is; the reader's alone, as are the next four
+	settled bool          // it is; the reader's alone, as are the next five
 	taken   int64         // what arrived since the window was last moved
 	in      bytes.Reader  // what the framer reads from
 	rest    []byte        // the beginning of a frame whose end has not arrived
 	begins  bool          // the first frame has
+	touched []*answer     // whose sinks are to be flushed
 	heard   atomic.Bool   // something has arrived since the last look
 	pinged  bool          // nothing had, so the server was asked; the look's alone
 	look    *time.Timer

@@ -112,6 +112,7 @@ func (a *arrival) Data(p []byte) {
 func (a *arrival) read(whole int) {
 	buffer := records.Get().(*[maxFrame]byte)
 	defer records.Put(buffer)
+	defer a.conn.flush()
 	for ; whole > 0 || len(a.socket.arrived) > 0; whole-- {
 		n, err := a.conn.nc.Read(buffer[:])
 		if n > 0 {

@@ -19,6 +19,7 @@ func (c *conn) read() {
 			if failed := c.frames(buffer[:n]); failed != nil {
 				err = failed
 			}
+			c.flush()
 		}
 		if err != nil {
 			c.fail(err)

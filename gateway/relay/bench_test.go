@@ -63,6 +63,7 @@ func BenchmarkRelayOneEvent(b *testing.B) {
 				}
 				event.Read = time.Now()
 				upstream{s}.Event(event)
+				upstream{s}.Flush()
 			}
 			end()
 		})

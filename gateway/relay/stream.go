@@ -89,7 +89,8 @@ type Stream struct {
 	hadDelta  bool
 	output    meter
 
-	pushing []*Viewer // the reader's own: the viewers whose turn it has taken for the event at hand
+	pushing  []*Viewer // the reader's own, as is the next: the viewers whose turn it has taken
+	unpushed int       // bytes that it has not yet pushed to them
 }
 
 // Opened is closed once the stream has its first event, was refused or has ended.
@@ -149,8 +150,14 @@ func (u upstream) Event(e claude.Event) (more bool) {
 	return u.stream.append(e)
 }
 
+func (u upstream) Flush() {
+	defer u.stream.failOnPanic(&u.stream.pushing)
+	u.stream.push()
+}
+
 func (u upstream) End(err error) {
-	defer u.stream.failOnPanic(nil)
+	defer u.stream.failOnPanic(&u.stream.pushing)
+	u.stream.push() // what a defect may have left
 	if err != nil {
 		u.stream.end(Failed, asError(err))
 	}
@@ -170,6 +177,7 @@ func (s *Stream) failOnPanic(pushing *[]*Viewer) {
 			v.returnTurnLocked()
 		}
 		s.mu.Unlock()
+		*pushing = nil
 	}
 	s.end(Failed, &claude.Error{Type: claude.APIError, Status: http.StatusInternalServerError, Message: "The gateway failed.", Cause: fmt.Errorf("panic: %v", p)})
 }
@@ -188,6 +196,9 @@ func asError(err error) *claude.Error {
 
 // append adds one event of the upstream and wakes who waits. It reports whether further ones are wanted.
 func (s *Stream) append(e claude.Event) bool {
+	if s.unpushed > 0 && s.unpushed+len(e.Name)+len(e.Data) > pushSize {
+		s.push()
+	}
 	a, err := s.appendLocked(e)
 	if err != nil {
 		s.end(Failed, &claude.Error{Type: claude.APIError, Message: fmt.Sprintf("The answer is larger than %d MB.", MaxLog/1_000_000), Cause: err})
@@ -196,9 +207,7 @@ func (s *Stream) append(e claude.Event) bool {
 	if !a.added {
 		return false
 	}
-	if !a.ended {
-		s.push()
-	}
+	s.unpushed += a.size
 	m := s.relay.metrics
 	if a.first {
 		close(s.opened)
@@ -225,6 +234,7 @@ type appended struct {
 	added, first, firstDelta, ended bool
 	gap                             time.Duration
 	grown                           int64
+	size                            int
 }
 
 func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
@@ -238,10 +248,12 @@ func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 		return a, nil
 	}
 	a.first = len(s.log.entries) == 0
+	before := s.log.frames
 	if a.grown, err = s.log.append(e.Kind, e.Name, e.Data, e.Read); err != nil {
 		return a, err
 	}
 	a.added = true
+	a.size = int(s.log.frames - before)
 	a.gap = e.Read.Sub(s.lastRead)
 	s.lastRead = e.Read
 	a.firstDelta = e.Kind == claude.BlockDelta && !s.hadDelta
@@ -278,7 +290,6 @@ func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 // readyLocked gives each viewer that waits its turn: it is woken, or left to the stream's reader, which then must call
 // push.
 func (s *Stream) readyLocked() {
-	s.pushing = s.pushing[:0]
 	for _, v := range s.viewers {
 		switch {
 		case v.turn != turnWaiting:
@@ -296,15 +307,26 @@ func (s *Stream) readyLocked() {
 // took 1.4 times the CPU with a thousand viewers, and a p99 of 25 ms for 16.
 const pushViewers = 4
 
+// pushSize is how much the reader pushes at once of what one read of the upstream brings: with a write for each event,
+// 100 streams that came as fast as they could took two and a half times the CPU. It is well below paceWindow: who has taken all
+// there was is not behind, and gets each event as it is.
+const pushSize = paceWindow / 2
+
 // push writes what came to the viewers whose turn the reader has taken.
 func (s *Stream) push() {
+	s.unpushed = 0
+	if len(s.pushing) == 0 {
+		return
+	}
 	if len(s.pushing) <= pushViewers {
 		for _, v := range s.pushing {
 			v.pushed()
 		}
+		s.pushing = s.pushing[:0]
 		return
 	}
 	crowd := slices.Clone(s.pushing)
+	s.pushing = s.pushing[:0]
 	parts := min(runtime.GOMAXPROCS(0), (len(crowd)+pushViewers-1)/pushViewers)
 	for part := range slices.Chunk(crowd, (len(crowd)+parts-1)/parts) {
 		go func() {

@@ -139,7 +139,10 @@ func (v *Viewer) pushed() {
 	if gone {
 		return
 	}
-	ok := v.push(v.batch(log))
+	ok := true
+	for ok && v.next < len(log.entries) { // more than once where they don't lie side by side
+		ok = v.push(v.batch(log))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v.returnTurnLocked()
