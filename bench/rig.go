@@ -62,11 +62,11 @@ func openRig(ctx context.Context, sluice string, tls bool) (*rig, error) {
 	if r.sluice, err = filepath.Abs(sluice); err != nil {
 		return nil, err
 	}
-	if r.dir, err = os.MkdirTemp("", "sluice-bench-"); err != nil {
-		return nil, err
-	}
 	address, err := freeAddresses(1)
 	if err != nil {
+		return nil, err
+	}
+	if r.dir, err = os.MkdirTemp("", "sluice-bench-"); err != nil {
 		return nil, err
 	}
 	r.base = &url.URL{Scheme: "http", Host: address[0]}
