@@ -2,7 +2,7 @@
 
 import { $, count, cut, element, number, say } from "./dom.js";
 import { events } from "./events.js";
-import { act, acts, cell, fill, lasted, row, short, since, state } from "./table.js";
+import { act, acts, cell, fill, lasted, left, row, short, since, state, within } from "./table.js";
 
 const SHOWN = 100; // results on the page; the rest is counted
 const LONG = 300;  // characters of one
@@ -35,7 +35,7 @@ export class Batches {
     const callback = $("batch-callback").value.trim();
     const batch = await this.ask("POST", "/v1/messages/batches", {
       requests: prompts.map((prompt, i) => ({ custom_id: `prompt-${i + 1}`, params: this.params(prompt) })),
-    }, callback && { "sluice-callback-url": callback });
+    }, { ...(callback && { "sluice-callback-url": callback }), ...($("batch-again").checked && { "sluice-resubmit-expired": "1" }) });
     if (!batch) return;
     $("batch-prompts").value = "";
     this.watch(batch);
@@ -60,8 +60,9 @@ export class Batches {
     return row(b.id,
       cell("", state(b.processing_status, b.sluice?.errors?.map((e) => `${number(e.count)} × ${e.type}: ${e.message}`).join("\n"))),
       cell("id", short(b.id), b.id),
-      cell("wraps", counts(b.request_counts)),
+      cell("wraps", element("span", "", counts(b.request_counts), ...relatives(b).map(([text, id]) => Object.assign(element("span", "again", text), { title: id })))),
       since("right", b.created_at, b.ended_at),
+      ended ? cell("right optional", "–") : within("right optional", b.expires_at),
       cell("optional", told?.status ?? "–", told?.last_error),
       acts(act("Open", name, () => this.watch(b)), ended && act("Delete", name, () => does("DELETE", path)),
         b.processing_status === "in_progress" && act("Cancel", name, () => does("POST", `${path}/cancel`))));
@@ -115,6 +116,8 @@ export class Batches {
     if (!this.watched) return;
     const { batch: b, results } = this.watched, ended = b.processing_status === "ended";
     const parts = [b.processing_status.replace("_", " "), `${ended ? "took" : "for"} ${lasted(b.created_at, b.ended_at)}`, counts(b.request_counts)];
+    if (!ended) parts.push(`expires in ${left(b.expires_at)}`);
+    parts.push(...relatives(b).map(([text]) => text));
     if (results) parts.push(count(results, "result") + (results > SHOWN ? `, the first ${number(SHOWN)} here` : ""));
     const usage = b.sluice?.usage;
     if (usage) parts.push(`${number(usage.input_tokens)} tokens in, ${number(usage.output_tokens)} out`);
@@ -127,6 +130,12 @@ export class Batches {
     this.watched = null;
     $("batch-watched").hidden = true;
   }
+}
+
+// relatives say what became of requests that expired: [text, id of the other batch].
+function relatives({ sluice }) {
+  const { successor_id: to, predecessor_id: from } = sluice ?? {};
+  return [to && [`what expired: again in ${short(to)}`, to], from && [`what expired in ${short(from)}, again`, from]].filter(Boolean);
 }
 
 // counts are those that are not zero.

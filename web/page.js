@@ -57,7 +57,7 @@ function readOn(turn) {
 function begin(prompt, content) {
   const params = paramsFor(conversation.messages(content));
   if ($("tool").checked || conversation.usesTools()) params.tools = [sampleTool];
-  const turn = { prompt, content, params, headers: headers(), key: randomKey(), asked: Date.now(), state: "connecting" };
+  const turn = { prompt, content, params, headers: headers(), queued: $("background").checked, key: randomKey(), asked: Date.now(), state: "connecting" };
   read(turn).start(params);
   keep();
 }
@@ -109,7 +109,7 @@ function open(stream) {
   const known = conversation.turns.find((turn) => turn.id === stream.id);
   if (known) return conversation.views.get(known).root.scrollIntoView({ block: "start" });
   start();
-  read({ prompt: null, id: stream.id, eventsUrl: stream.events_url, state: "connecting" }).resume(stream.events_url);
+  read({ prompt: null, id: stream.id, eventsUrl: stream.events_url, queued: stream.status === "queued", state: "connecting" }).resume(stream.events_url);
   keep();
   streams.paint();
 }
@@ -147,7 +147,7 @@ function show() {
   $("state").dataset.state = waits ? "waiting" : state;
   say($("state-text"), waits ? "waiting for a connection" : live && run.stopping ? "stopping" : state);
   document.title = document.title.replace(/^(?:[a-z]+ · )?/, live ? `${state} · ` : "");
-  enable($("drop"), live && state === "streaming");
+  enable($("drop"), live && (state === "streaming" || state === "queued"));
   enable($("stop"), live && !run.stopping);
   enable($("send"), !live);
   enable($("new"), conversation.turns.length > 0);
@@ -188,6 +188,8 @@ function heard() {
   if (streams.refused?.status === 401) $("signin")?.removeAttribute("hidden");
   const running = conversation.turns.length ? [] : streams.running;
   background.heard();
+  const mine = streams.list.find((s) => s.id === run?.turn.id);
+  if (mine) run.heard(mine.status);
   $("running").hidden = !running.length;
   $("running").replaceChildren(...(running.length ? [element("p", "", "Still being written:")] : []), ...running.slice(0, 4).map((s) =>
     button(`Open ${short(s.id)} · ${s.model ?? ""} · ${age(Date.now() - Date.parse(s.created_at))} old`, "small", () => open(s))));

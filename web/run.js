@@ -19,6 +19,8 @@ export class Run {
   state = "connecting";
   over = false;
   stopping = false;
+  queued = false;    // it waits in the gateway's queue, as far as is known
+  quiet = true;      // no event has come over this connection
   stream = null;
   drops = [];        // sentences on the times without a connection that are over
   returning = null;  // such a time, until the first event after it
@@ -28,6 +30,7 @@ export class Run {
 
   constructor({ turn, client, line, connections, changed, fresh, ended }) {
     Object.assign(this, { turn, client, line, connections, changed, fresh, ended });
+    this.queued = Boolean(turn.queued); // maybe not any more
   }
 
   get message() { return this.last ?? this.stream?.currentMessage ?? this.turn.message; }
@@ -86,7 +89,15 @@ export class Run {
     const away = this.record.back();
     this.returning ??= away ?? null;
     this.record.note("connected", away ? `after ${duration(away.to - away.from)}` : "", away ? "good" : "");
-    this.enter("streaming");
+    this.quiet = true;
+    this.enter(this.queued ? "queued" : "streaming");
+  }
+
+  // heard is what the gateway's list says of the stream. Events know better, and the list may be older than they.
+  heard(status) {
+    if (!this.quiet) return;
+    this.queued = status === "queued";
+    if (this.state === "queued" || this.state === "streaming") this.enter(this.queued ? "queued" : "streaming");
   }
 
   disconnected({ reason, retryIn }) {
@@ -100,6 +111,7 @@ export class Run {
   take(frame) {
     const entry = this.record.event({ name: frame.event, id: frame.id, data: frame.data });
     if (entry.id === "lost") this.lost = true;
+    if (entry.n) this.begins();
     if (this.returning && entry.n) {
       const { n, from, to, byHand } = this.returning;
       const ids = entry.merged > 1 ? `ids ${number(entry.n - entry.merged + 1)}–${number(entry.n)}, in one event` : `id ${entry.id}`;
@@ -107,6 +119,12 @@ export class Run {
       this.returning = null;
     }
     this.changed();
+  }
+
+  // begins: an event has come.
+  begins() {
+    this.quiet = this.queued = false;
+    if (this.state === "queued") this.enter("streaming");
   }
 
   // hear keeps a tool's input as it comes; in the Message it is only once it is whole. What was read before a reload is

@@ -2,7 +2,7 @@
 
 import { button, element, say } from "./dom.js";
 
-// row makes a table's row; its cells are made by cell, since and acts.
+// row makes a table's row; its cells are made by cell, since, within and acts.
 export function row(id, ...cells) {
   const r = element("tr", "", ...cells);
   r.dataset.id = id;
@@ -42,12 +42,20 @@ export function since(className, from, to) {
   return c;
 }
 
-// ages brings the times below e up to date.
-export function ages(e) {
-  for (const c of e.querySelectorAll("[data-since]")) tick(c);
+// within is a cell that says how long there is until something happens.
+export function within(className, at) {
+  const c = cell(className, "", new Date(at).toLocaleString());
+  c.dataset.at = at;
+  tick(c);
+  return c;
 }
 
-const tick = (c) => say(c, lasted(c.dataset.since, c.dataset.until));
+// ages brings the times below e up to date.
+export function ages(e) {
+  for (const c of e.querySelectorAll("[data-since], [data-at]")) tick(c);
+}
+
+const tick = (c) => say(c, c.dataset.at ? `in ${left(c.dataset.at)}` : lasted(c.dataset.since, c.dataset.until));
 
 // fill makes rows the content of a table. A row that says the same as before stays, so that it can be pressed at any
 // moment, and who was on a button stays on it.
@@ -77,6 +85,9 @@ export function age(ms) {
   if (s < 60) return `${s} s`;
   return s < 3600 ? `${Math.floor(s / 60)} min` : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }
+
+// left is how long there is until then.
+export const left = (at) => age(Date.parse(at) - Date.now());
 
 // lasted is how long something has gone on, or took until it ended.
 export const lasted = (from, to) => age((to ? Date.parse(to) : Date.now()) - Date.parse(from));

@@ -47,6 +47,37 @@ func TestBackgroundStreamOutlivesItsTabAndIsToldToTheReceiver(t *testing.T) {
 	p.isWhole()
 }
 
+// TestPageSaysThatAStreamIsQueued fills the gateway's workers, so that one more has to wait, and lets one end.
+func TestPageSaysThatAStreamIsQueued(t *testing.T) {
+	p := openConsole(t, startDemo(t))
+	const workers = 16 // background.concurrency
+	var first streamObject
+	for range workers {
+		first = p.accept("Say something about rivers. fault:stall")
+	}
+	p.do(chromedp.Click("#background"))
+	p.send("Say something about queues, in short.")
+	p.until(`document.querySelector("#state").dataset.state === "queued" && document.title.startsWith("queued · ")`)
+	p.do(chromedp.Click("#drop")) // a connection that only waits can be lost as any other
+	p.until(`document.querySelector("#state").dataset.state === "reconnecting"`)
+	p.until(`document.querySelector("#state").dataset.state === "queued"`)
+	p.do(chromedp.Reload())
+	p.until(`document.querySelector("#state").dataset.state === "queued"`)
+	if says := value[string](p, `document.querySelector("#state").textContent.trim()`); says != "queued" {
+		t.Errorf("the page says %q", says)
+	}
+	p.post("v1/streams/"+first.ID+"/cancel", "", http.StatusOK, nil)
+	p.untilEnd("completed")
+	p.isWhole()
+}
+
+// accept has the gateway accept a background stream.
+func (p *console) accept(prompt string) (s streamObject) {
+	p.t.Helper()
+	p.post("v1/streams", `{"model":"claude-sonnet-4-6","max_tokens":100,"messages":[{"role":"user","content":"`+prompt+`"}]}`, http.StatusAccepted, &s, "Prefer", "respond-async")
+	return s
+}
+
 func TestBatchMadeOnThePageEndsAndShowsItsResults(t *testing.T) {
 	p := openConsole(t, startDemo(t))
 	p.do(chromedp.Click("#tab-background"),
@@ -72,6 +103,26 @@ func TestBatchMadeOnThePageEndsAndShowsItsResults(t *testing.T) {
 	}
 	p.do(chromedp.Click(`#batches-rows [data-act="Delete"]`))
 	p.do(chromedp.WaitVisible("#batches-empty"))
+}
+
+func TestPageSaysWhenABatchExpiresAndWhatBecameOfWhatHas(t *testing.T) {
+	p := openConsole(t, startDemo(t))
+	p.do(chromedp.Click("#tab-background"), chromedp.Click("#batch-again"),
+		chromedp.SetValue("#batch-prompts", "Rivers, in short. fault:expire-once fault:batch-time=100\nFish, in short."), chromedp.Click("#batch-make"))
+	// The first is told of in the list and where it is watched, the second says whose it is.
+	p.until(`document.querySelectorAll("#batches-rows tr").length === 2 && document.querySelectorAll("#batches-rows .again").length === 2`)
+	rows := value[[]string](p, `[...document.querySelectorAll("#batches-rows tr")].map((r) => r.dataset.id + "|" + r.querySelector(".again").textContent + "|" + r.querySelector(".again").title)`)
+	next, old := strings.Split(rows[0], "|"), strings.Split(rows[1], "|")
+	short := func(id string) string { return strings.TrimPrefix(id, "msgbatch_")[:8] }
+	if next[2] != old[0] || old[2] != next[0] || next[1] != "what expired in "+short(old[0])+", again" || old[1] != "what expired: again in "+short(next[0]) {
+		t.Errorf("%q", rows)
+	}
+	p.until(`document.querySelector("#batch-state").textContent.includes("what expired: again in ")`)
+
+	p.do(chromedp.Click("#batch-again"), chromedp.SetValue("#batch-prompts", "Birds, in short. fault:batch-time"), chromedp.Click("#batch-make"))
+	p.until(`document.querySelector("#batches-rows tr")?.textContent.includes("in 23 h 59 min")`)
+	p.until(`document.querySelector("#batch-state").textContent.includes("expires in 23 h 59 min")`)
+	p.hasNames(25)
 }
 
 func TestReceiverBelievesNobodyElse(t *testing.T) {

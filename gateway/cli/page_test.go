@@ -53,7 +53,6 @@ func (p *console) do(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// until waits until an expression is true.
 // until waits until an expression is true. It asks anew each time, since chromedp.Poll does not find a page that came
 // back out of the back/forward cache.
 func (p *console) until(js string) {
@@ -128,6 +127,31 @@ func (p *console) get(path string, into any) {
 	}
 	if err != nil || resp.StatusCode != http.StatusOK {
 		p.t.Fatalf("GET %s: %s %v\n%s", path, resp.Status, err, body)
+	}
+}
+
+// post sends the gateway something by itself, and reads its answer into into, if that is not nil.
+func (p *console) post(path, body string, status int, into any, headers ...string) {
+	p.t.Helper()
+	req, err := http.NewRequest("POST", p.url+path, strings.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err == nil && into != nil {
+		err = json.Unmarshal(answer, into)
+	}
+	if err != nil || resp.StatusCode != status {
+		p.t.Fatalf("POST %s: %s %v\n%s", path, resp.Status, err, answer)
 	}
 }
 
