@@ -1,5 +1,6 @@
 //go:build failpoints
 
+// Package failpoint stops the process where the test that kills it wants it.
 package failpoint
 
 import (
