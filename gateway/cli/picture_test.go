@@ -37,7 +37,7 @@ func TestReadmePictureIsThere(t *testing.T) {
 // takePicture shows an answer after a drop, with three viewers, one of which is slow.
 func takePicture(t *testing.T) {
 	p := openConsole(t, startDemo(t))
-	p.do(chromedp.EmulateViewport(1280, 760, chromedp.EmulateScale(1.5)),
+	p.do(chromedp.EmulateViewport(1280, 760, chromedp.EmulateScale(1.35)),
 		chromedp.Click("#tab-viewers"), chromedp.Click("#add-viewer"), chromedp.Click("#add-viewer"), chromedp.Click("#add-slow"),
 		chromedp.Click(`[data-prompt^="Please think"]`))
 	p.until(`document.querySelector(".turn .text")?.textContent.length > 20`)
