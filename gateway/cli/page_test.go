@@ -231,7 +231,7 @@ func TestPageSaysWhyTheSeventhStreamWaits(t *testing.T) {
 		t.Errorf("the notice is %q", says)
 	}
 	p.until(`document.querySelectorAll('.card [data-state="waiting"]').length === 1`) // the cards are drawn with the next frame
-	p.do(chromedp.Click("#stop")) // for which there is no connection either, but its own
+	p.do(chromedp.Click("#stop"))                                                     // for which there is no connection either, but its own
 	p.untilEnd("canceled")
 	p.do(chromedp.WaitNotVisible("#notice"))
 	if s := p.list()[0]; s.Status != "canceled" {
