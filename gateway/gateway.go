@@ -232,7 +232,7 @@ func (g *Gateway) stop() error {
 	g.api.Close(last)
 	g.servers[1].Close()
 	g.auth.Close()
+	g.pollers.Stop() // first, so that no connection becomes idle that nobody closes
 	g.client.CloseIdle()
-	g.pollers.Stop()
 	return err
 }

@@ -469,7 +469,6 @@ func TestLateAnswerLeavesNothingBehind(t *testing.T) {
 	if text, err := c.wait(t); text != "late" || err != nil {
 		t.Errorf("%q, %v", text, err)
 	}
-	s.client.Transport.(*Transport).closeIdle(time.Now())
 	if err := goleak.Find(goleak.IgnoreAnyFunction("net/http.(*Server).Serve"), goleak.IgnoreAnyFunction("net/http.(*conn).serve"), goleak.IgnoreAnyFunction("testing.(*T).Run")); err != nil {
 		t.Error(err)
 	}

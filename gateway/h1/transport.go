@@ -135,7 +135,7 @@ func (t *Transport) take(address string) *conn {
 func (t *Transport) keep(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.idling >= maxIdle {
+	if t.idling >= maxIdle || t.Pollers.Stopped() {
 		c.nc.Close()
 		return
 	}

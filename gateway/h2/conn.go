@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"sluice/gateway/poll"
 )
 
 const (
@@ -44,6 +46,7 @@ const (
 type conn struct {
 	nc      net.Conn
 	removed func(*conn) // called once, when no further request is taken
+	pollers *poll.Pollers
 
 	// wmu guards writing. Ids go out in order, so they are given under it.
 	wmu    sync.Mutex
@@ -167,7 +170,7 @@ func (c *conn) forget(a *answer) (was bool) {
 func (c *conn) emptyLocked() {
 	switch {
 	case c.places > 0:
-	case c.closing:
+	case c.closing, c.pollers.Stopped():
 		go c.nc.Close() // which waits where the peer takes no bytes, and requests wait for the lock
 	default:
 		c.idle.Reset(idleTime)

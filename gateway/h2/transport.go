@@ -213,6 +213,7 @@ func (t *Transport) open(ctx context.Context, h *host, nc net.Conn) (streams int
 	if err != nil {
 		return 0, err
 	}
+	c.pollers = t.Pollers
 	t.mu.Lock()
 	h.conns = append(h.conns, c)
 	h.change()

@@ -16,6 +16,9 @@ func (*Pollers) Take(net.Conn) (*Conn, bool) { return nil, false }
 // Stop does nothing.
 func (*Pollers) Stop() {}
 
+// Stopped is false.
+func (*Pollers) Stopped() bool { return false }
+
 // Conn is a connection that was taken: there is none.
 type Conn struct{ net.Conn }
 

@@ -80,6 +80,16 @@ func (ps *Pollers) Stop() {
 	ps.sweepLocked()
 }
 
+// Stopped reports whether they have been told to stop: what is kept open for later would keep them.
+func (ps *Pollers) Stopped() bool {
+	if ps == nil {
+		return false
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return ps.stopped
+}
+
 func (ps *Pollers) sweepLocked() {
 	if !ps.stopped {
 		return
