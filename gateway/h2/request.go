@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -36,13 +37,39 @@ func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 
 func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField) {
 	defer closeBody(req)
-	err := c.sendHeader(a, fields, hasBody(req))
-	if err == nil {
-		err = c.sendBody(a, req)
+	small, err := smallBody(req)
+	if err != nil {
+		a.cancel(err)
+		c.leave() // the place of which nothing was made
+		return
+	}
+	sent, err := c.sendHeader(a, fields, hasBody(req), small)
+	switch {
+	case err != nil || sent:
+	case small != nil:
+		err = c.sendBody(a, bytes.NewReader(small), len(small))
+	default:
+		err = c.sendBody(a, req.Body, atOnce)
 	}
 	if err != nil {
 		a.cancel(err)
 	}
+}
+
+// atOnce is how much of a request's body is sent at once. One that is not larger leaves with the header, where the
+// server's windows allow it.
+const atOnce = 16 << 10
+
+// smallBody reads a body that is no larger than that; nil is one that may be.
+func smallBody(req *http.Request) ([]byte, error) {
+	if !hasBody(req) || req.ContentLength <= 0 || req.ContentLength > atOnce {
+		return nil, nil
+	}
+	body := make([]byte, req.ContentLength)
+	if _, err := io.ReadFull(req.Body, body); err != nil {
+		return nil, fmt.Errorf("the request's body: %w", err)
+	}
+	return body, nil
 }
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
@@ -82,14 +109,16 @@ func requestFields(req *http.Request) ([]hpack.HeaderField, error) {
 	return fields, nil
 }
 
-// sendHeader gives the answer its id, and sends the request's header.
-func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool) error {
+// sendHeader gives the answer its id, and sends the request's header, and small with it if that is possible: then the
+// request is sent, as it is where it has no body.
+func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool, small []byte) (sent bool, err error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	frame, err := c.begin(a, body)
 	if err != nil {
-		return err
+		return false, err
 	}
+	sent = !body
 	c.block.Reset()
 	for _, f := range fields {
 		c.fields.WriteField(f) // to memory
@@ -105,9 +134,13 @@ func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool) erro
 			rest = rest[len(part):]
 			err = c.framer.WriteContinuation(a.id, len(rest) == 0, part)
 		}
+		if err == nil && small != nil && c.takeAll(a, len(small)) {
+			sent = true
+			err = c.framer.WriteData(a.id, true, small)
+		}
 		return err
 	})
-	return nil
+	return sent, nil
 }
 
 // begin puts an answer into its reserved place, or leaves that. wmu must be held: ids go out in their order.
@@ -130,13 +163,10 @@ func (c *conn) begin(a *answer, unsent bool) (frame int, err error) {
 
 // sendBody sends the request's body as the server's windows allow. It stops where the answer has ended or is a refusal:
 // the server has not waited for it.
-func (c *conn) sendBody(a *answer, req *http.Request) error {
-	if !hasBody(req) {
-		return nil
-	}
-	buffer := make([]byte, min(16<<10, max(1<<10, req.ContentLength+1)))
+func (c *conn) sendBody(a *answer, body io.Reader, size int) error {
+	buffer := make([]byte, size)
 	for {
-		n, err := req.Body.Read(buffer)
+		n, err := body.Read(buffer)
 		over := err == io.EOF
 		if err != nil && !over {
 			return fmt.Errorf("the request's body: %w", err)
@@ -154,6 +184,19 @@ func (c *conn) sendBody(a *answer, req *http.Request) error {
 			}
 		}
 	}
+}
+
+// takeAll takes the whole of a request's body from the windows, if it fits into them and into one frame.
+func (c *conn) takeAll(a *answer, size int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a.gone || int64(size) > min(int64(c.frame), c.window, a.window) {
+		return false
+	}
+	c.window -= int64(size)
+	a.window -= int64(size)
+	a.unsent = false
+	return true
 }
 
 // take waits until something of want fits into the windows, and takes it; the last of it where the body is over. It is

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -27,11 +28,50 @@ func TestRequestsThatCannotBeSentTakeNoPlace(t *testing.T) {
 		if _, err := s.client.Do(req); err == nil {
 			t.Fatal("sent")
 		}
+		req, _ = http.NewRequest(http.MethodPost, s.URL, iotest.ErrReader(errTorn))
+		req.ContentLength = 10
+		if _, err := s.client.Do(req); !errors.Is(err, errTorn) {
+			t.Fatalf("%v", err)
+		}
 	}
 	s.post(t, t.Context(), "/", nil).Body.Close()
 	if n := s.dials.Load(); n != 1 {
 		t.Errorf("%d connections", n)
 	}
+}
+
+var errTorn = errors.New("torn")
+
+func TestSmallRequestWaitsForItsWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, o := face(t)
+		go c.read()
+		o.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 2})
+		synctest.Wait()
+		if !c.reserve() {
+			t.Fatal("there is no room")
+		}
+		req, _ := http.NewRequest(http.MethodPost, "https://claude.test/", strings.NewReader("small"))
+		answered := make(chan error, 1)
+		go func() {
+			_, err := c.roundTrip(req)
+			answered <- err
+		}()
+		o.hears(http2.FrameHeaders)
+		o.hears(http2.FrameData)
+		synctest.Wait()
+		if len(o.heard) > 0 {
+			t.Error("more than the window allows")
+		}
+		o.framer.WriteWindowUpdate(1, 100)
+		o.hears(http2.FrameData)
+		o.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true, BlockFragment: []byte{0x88}})
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+		o.nc.Close()
+		synctest.Wait()
+	})
 }
 
 // It has no bytes, and goes out also where the server has taken back what it had allowed.
