@@ -22,7 +22,7 @@ import (
 func buildWithFailpoints(t *testing.T) string { return build(t, "-tags", "failpoints") }
 
 // build builds the command.
-func build(t *testing.T, flags ...string) string {
+func build(t testing.TB, flags ...string) string {
 	t.Helper()
 	compiler, err := exec.LookPath("go")
 	if err != nil {
@@ -41,7 +41,7 @@ func build(t *testing.T, flags ...string) string {
 // killing is a gateway that is killed and started again, on one store and one port, between a scripted upstream and a
 // receiver of callbacks.
 type killing struct {
-	t            *testing.T
+	t            testing.TB
 	binary, step string
 	config, url  string
 	upstream     *killUpstream
@@ -81,7 +81,7 @@ func newKilling(t *testing.T, binary, step string) *killing {
 }
 
 // quietPort is a free port that no outgoing connection will be given meanwhile, as those from 32768 on are.
-func quietPort(t *testing.T) string {
+func quietPort(t testing.TB) string {
 	for range 100 {
 		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000))
 		if l, err := net.Listen("tcp", address); err == nil {
