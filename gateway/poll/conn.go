@@ -121,7 +121,7 @@ func (c *Conn) readable(buffer []byte, hungUp bool) {
 			c.r.mu.Unlock()
 			return
 		}
-		n, err := retried(readNow, c.fd, buffer)
+		n, err := retried(syscall.Read, c.fd, buffer)
 		if err == nil && n == 0 {
 			err = io.EOF
 		}
@@ -165,7 +165,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			c.r.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
-		n, err := retried(readNow, c.fd, p)
+		n, err := retried(syscall.Read, c.fd, p)
 		c.missed = c.hungUp || n == len(p)
 		var wake <-chan struct{}
 		if err == syscall.EAGAIN {
@@ -200,7 +200,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 			c.w.mu.Unlock()
 			return n, os.ErrDeadlineExceeded
 		}
-		m, err := retried(writeNow, c.fd, p[n:])
+		m, err := retried(syscall.Write, c.fd, p[n:])
 		var wake <-chan struct{}
 		if err == syscall.EAGAIN {
 			wake = c.w.waiterLocked()
@@ -245,13 +245,11 @@ func retried(call func(int, []byte) (int, error), fd int, p []byte) (int, error)
 	}
 }
 
-// writeNow and readNow are calls that never wait, of which the scheduler need not know, and to sockets, which spares the
-// layer of files. In six alternating rounds of 20,000 events a second both took 2 to 6 % less CPU than write and read.
-func writeNow(fd int, p []byte) (int, error) { return transfer(syscall.SYS_SENDTO, fd, p) }
-func readNow(fd int, p []byte) (int, error)  { return transfer(syscall.SYS_RECVFROM, fd, p) }
-
-func transfer(call uintptr, fd int, p []byte) (int, error) {
-	n, _, errno := syscall.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
+// writeNow is a call that never waits, of which the scheduler need not know, and one to sockets, which spares the layer of
+// files. In six alternating rounds of 20,000 events a second this took 2 to 6 % less CPU than syscall.Write. (To read in
+// this way brought nothing, and hides from the race detector what came before the bytes were sent.)
+func writeNow(fd int, p []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
