@@ -22,6 +22,7 @@ import (
 var (
 	batchesWatched = flag.Int("batches.watched", 1000, "how many unfinished batches the gateway watches while its CPU time is measured")
 	batchesFor     = flag.Duration("batches.for", 3*time.Second, "for how long")
+	batchResults   = flag.Int64("batches.results", 10_000_000, "bytes of a batch's results that are read through the gateway")
 )
 
 // BenchmarkWatchingBatches measures the real binary, restarted on a store with many unfinished batches, with the real
@@ -63,6 +64,62 @@ func BenchmarkWatchingBatches(b *testing.B) {
 			b.ReportMetric(float64(k.resident()>>20), "MB")
 		})
 	}
+}
+
+// BenchmarkBatchResults reads a batch's results through the real binary: as the API gives them, and as events. It reports
+// the gateway's largest memory, which does not grow with them: with 1 GB (-batches.results 1000000000) it was 45 MB.
+func BenchmarkBatchResults(b *testing.B) {
+	binary := build(b)
+	for _, c := range []struct{ name, path string }{{"as they are", "/results"}, {"as events", "/events?results=1"}} {
+		b.Run(c.name, func(b *testing.B) {
+			upstream := httptest.NewServer(manyResults(*batchResults))
+			defer upstream.Close()
+			k := &killing{t: b, binary: binary, url: "http://" + quietPort(b)}
+			k.config = file(b, fmt.Sprintf("server: {listen: %q, admin_listen: \"127.0.0.1:0\"}\nupstream: {base_url: %q}\nauth: {keys: [{id: a, key: %s}]}\nplans: {default: {}}\n",
+				strings.TrimPrefix(k.url, "http://"), upstream.URL, killKey))
+			b.Cleanup(k.kill)
+			k.start("")
+			k.makeBatches(1)
+			b.SetBytes(*batchResults)
+			for b.Loop() {
+				req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, k.url+batchesPath+"/msgbatch_1"+c.path, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				req.Header.Set("X-Api-Key", killKey)
+				resp, err := http.DefaultClient.Do(req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				n, err := io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if err != nil || resp.StatusCode != http.StatusOK || n < *batchResults {
+					b.Fatalf("%s, %d bytes, %v", resp.Status, n, err)
+				}
+			}
+			b.ReportMetric(float64(k.peak()>>20), "MB")
+		})
+	}
+}
+
+// manyResults is an upstream whose batches have ended, with about as many bytes of results.
+type manyResults int64
+
+func (size manyResults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasSuffix(r.URL.Path, "/results") {
+		text := strings.Repeat("word ", 400)
+		for n := 0; n < int(size); {
+			line, err := fmt.Fprintf(w, `{"custom_id":"a-%d","result":{"type":"succeeded","message":{"id":"msg_1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":%q}],"stop_reason":"end_turn","usage":{"input_tokens":3,"output_tokens":5}}}}`+"\n", n, text)
+			if err != nil {
+				return
+			}
+			n += line
+		}
+		return
+	}
+	io.Copy(io.Discard, r.Body)
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprint(w, messageBatch("msgbatch_1", "ended", time.Now()))
 }
 
 // endlessBatches is an upstream whose batches do not end.
@@ -132,6 +189,23 @@ func (k *killing) cpuTime() time.Duration {
 		sum += time.Duration(n) * tick
 	}
 	return sum
+}
+
+// peak is the largest memory that the gateway has had, in bytes.
+func (k *killing) peak() int64 {
+	k.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", k.cmd.Process.Pid))
+	if err != nil {
+		k.t.Skip(err) // no Linux
+	}
+	for line := range strings.Lines(string(status)) {
+		var kB int64
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kB); err == nil {
+			return kB << 10
+		}
+	}
+	k.t.Fatal("the system does not say")
+	return 0
 }
 
 // resident is the gateway's memory, in bytes.
