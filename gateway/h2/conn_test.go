@@ -68,12 +68,12 @@ func get(t testing.TB) *http.Request {
 }
 
 // ask sends a request on a connection, beside the test.
-func ask(t testing.TB, c *conn) <-chan error {
+func ask(t testing.TB, c *conn, req *http.Request) <-chan error {
 	t.Helper()
 	if !c.reserve() {
 		t.Fatal("there is no room")
 	}
-	req, answered := get(t), make(chan error, 1)
+	answered := make(chan error, 1)
 	go func() {
 		resp, err := c.roundTrip(req)
 		if err == nil {
@@ -90,7 +90,7 @@ func TestConnectionThatSaysNothingIsAskedAndThenGivenUp(t *testing.T) {
 		defer o.nc.Close()
 		go c.read()
 		o.framer.WriteSettings()
-		answered := ask(t, c)
+		answered := ask(t, c, get(t))
 		begun := time.Now()
 		o.hears(http2.FramePing)
 		if asked := time.Since(begun); asked < silence || asked > 2*silence {
@@ -110,7 +110,7 @@ func TestConnectionThatAnswersPingsIsKept(t *testing.T) {
 		c, o := face(t)
 		go c.read()
 		o.framer.WriteSettings()
-		answered := ask(t, c)
+		answered := ask(t, c, get(t))
 		for range 5 {
 			o.hears(http2.FramePing)
 			o.framer.WritePing(true, [8]byte{})
@@ -162,7 +162,7 @@ func TestServersMistakesAreErrors(t *testing.T) {
 				c, o := face(t)
 				go c.read()
 				o.framer.WriteSettings()
-				answered := ask(t, c)
+				answered := ask(t, c, get(t))
 				o.hears(http2.FrameHeaders)
 				mistake(o)
 				begun := time.Now()
@@ -211,7 +211,7 @@ func FuzzServer(f *testing.F) {
 	f.Add([]byte("\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x7f\xff\xff\xff" + "\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x07"))
 	f.Fuzz(func(t *testing.T, said []byte) {
 		c, o := face(t)
-		answered := ask(t, c)
+		answered := ask(t, c, get(t))
 		over := make(chan struct{})
 		go func() { defer close(over); c.read() }()
 		o.nc.Write(said)

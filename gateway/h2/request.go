@@ -161,7 +161,7 @@ func (c *conn) begin(a *answer, unsent bool) (frame int, err error) {
 	return c.frame, nil
 }
 
-// sendBody sends the request's body as the server's windows allow. It stops where the answer has ended or is a refusal:
+// sendBody sends the request's body as the server's windows allow, at most size bytes at once. It stops where the answer has ended or is a refusal:
 // the server has not waited for it.
 func (c *conn) sendBody(a *answer, body io.Reader, size int) error {
 	buffer := make([]byte, size)

@@ -48,15 +48,8 @@ func TestSmallRequestWaitsForItsWindow(t *testing.T) {
 		go c.read()
 		o.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 2})
 		synctest.Wait()
-		if !c.reserve() {
-			t.Fatal("there is no room")
-		}
 		req, _ := http.NewRequest(http.MethodPost, "https://claude.test/", strings.NewReader("small"))
-		answered := make(chan error, 1)
-		go func() {
-			_, err := c.roundTrip(req)
-			answered <- err
-		}()
+		answered := ask(t, c, req)
 		o.hears(http2.FrameHeaders)
 		o.hears(http2.FrameData)
 		synctest.Wait()
@@ -80,16 +73,9 @@ func TestEndOfARequestNeedsNoWindow(t *testing.T) {
 		c, o := face(t)
 		go c.read()
 		o.framer.WriteSettings()
-		if !c.reserve() {
-			t.Fatal("there is no room")
-		}
 		more, body := io.Pipe()
 		req, _ := http.NewRequest(http.MethodPost, "https://claude.test/", more)
-		answered := make(chan error, 1)
-		go func() {
-			_, err := c.roundTrip(req)
-			answered <- err
-		}()
+		answered := ask(t, c, req)
 		io.WriteString(body, "some of it")
 		o.hears(http2.FrameData)
 		o.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
