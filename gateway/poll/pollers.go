@@ -231,7 +231,7 @@ func (p *poller) run() {
 			}
 		}
 		if now := time.Now(); now.Sub(yielded) > yieldTime {
-			yielded = now
+			yielded, only = now, runtime.GOMAXPROCS(0) == 1 // which may change
 			runtime.Gosched()
 		}
 	}
