@@ -45,11 +45,7 @@ func BenchmarkWatchingBatches(b *testing.B) {
 			if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: upstream.Certificate().Raw}), 0o600); err != nil {
 				b.Fatal(err)
 			}
-			k := &killing{t: b, binary: binary, url: "http://" + quietPort(b)}
-			k.config = file(b, fmt.Sprintf("server: {listen: %q, admin_listen: \"127.0.0.1:0\"}\nupstream: {base_url: %q, ca_file: %q}\nauth: {keys: [{id: a, key: %s}]}\nplans: {default: {}}\n",
-				strings.TrimPrefix(k.url, "http://"), upstream.URL, ca, killKey))
-			b.Cleanup(k.kill)
-			k.start("")
+			k := startBefore(b, binary, upstream.URL, ca)
 			k.makeBatches(*batchesWatched)
 			k.kill()
 			k.start("")
@@ -74,11 +70,7 @@ func BenchmarkBatchResults(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			upstream := httptest.NewServer(manyResults(*batchResults))
 			defer upstream.Close()
-			k := &killing{t: b, binary: binary, url: "http://" + quietPort(b)}
-			k.config = file(b, fmt.Sprintf("server: {listen: %q, admin_listen: \"127.0.0.1:0\"}\nupstream: {base_url: %q}\nauth: {keys: [{id: a, key: %s}]}\nplans: {default: {}}\n",
-				strings.TrimPrefix(k.url, "http://"), upstream.URL, killKey))
-			b.Cleanup(k.kill)
-			k.start("")
+			k := startBefore(b, binary, upstream.URL, "")
 			k.makeBatches(1)
 			b.SetBytes(*batchResults)
 			for b.Loop() {
@@ -100,6 +92,17 @@ func BenchmarkBatchResults(b *testing.B) {
 			b.ReportMetric(float64(k.peak()>>20), "MB")
 		})
 	}
+}
+
+// startBefore starts the gateway before an upstream, whose certificate is in the file ca, if it has one.
+func startBefore(b *testing.B, binary, upstream, ca string) *killing {
+	b.Helper()
+	k := &killing{t: b, binary: binary, url: "http://" + quietPort(b)}
+	k.config = file(b, fmt.Sprintf("server: {listen: %q, admin_listen: \"127.0.0.1:0\"}\nupstream: {base_url: %q, ca_file: %q}\nauth: {keys: [{id: a, key: %s}]}\nplans: {default: {}}\n",
+		strings.TrimPrefix(k.url, "http://"), upstream, ca, killKey))
+	b.Cleanup(k.kill)
+	k.start("")
+	return k
 }
 
 // manyResults is an upstream whose batches have ended, with about as many bytes of results.
