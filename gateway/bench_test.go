@@ -35,7 +35,7 @@ func openBenchHouse(t testing.TB, s *spring) *house {
 // A relayed event allocates nothing in steady state: from Claude's bytes to the reader's, with its check, its number, its
 // place in the log and what is counted. (The log grows by pieces that hold many events; what it allocates less than once an
 // event is not seen here.) crypto/tls allocates once, 24 bytes, each time that it reads from the network; with the race
-// detector also in place of buffers, some of which it takes out of their pools.
+// detector also, twice an event, in place of buffers that it takes out of their pools.
 func TestRelayedEventAllocatesNothing(t *testing.T) { // alone: it counts all that is allocated
 	tls := 1.0
 	if underRace() {
