@@ -4,21 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"mime"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
-	"sluice/gateway/backoff"
 	"sluice/gateway/h1"
 	"sluice/gateway/h2"
 	"sluice/gateway/metrics"
@@ -40,6 +36,7 @@ type Client struct {
 	cfg     Config
 	base    *url.URL
 	http    *http.Client
+	streams *h2.Transport // which http uses, too
 	metrics *metrics.Metrics
 	log     *slog.Logger
 }
@@ -79,9 +76,10 @@ func New(cfg Config, m *metrics.Metrics, log *slog.Logger) (*Client, error) {
 		}
 		t.TLSClientConfig.RootCAs = pool
 	}
-	return &Client{cfg: cfg, base: base, metrics: m, log: log, http: &http.Client{
-		Transport: &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig.Clone(), Proxy: t.Proxy, Pollers: cfg.Pollers,
-			Other: &h1.Transport{Dial: dialer.DialContext, Proxy: t.Proxy, Pollers: cfg.Pollers, Other: t}},
+	streams := &h2.Transport{Dial: dialer.DialContext, TLS: t.TLSClientConfig.Clone(), Proxy: t.Proxy, Pollers: cfg.Pollers,
+		Other: &h1.Transport{Dial: dialer.DialContext, Proxy: t.Proxy, Pollers: cfg.Pollers, Other: t}}
+	return &Client{cfg: cfg, base: base, metrics: m, log: log, streams: streams, http: &http.Client{
+		Transport: streams,
 		// A redirect would carry the key to an address that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -103,6 +101,9 @@ type Request struct {
 
 // Place is a request's place at the upstream: each attempt needs one, as long as its answer lasts.
 type Place interface {
+	// TryTake takes the place if it is free.
+	TryTake() (release func(), ok bool)
+
 	// Take waits for the place. release gives it back, and may be called more than once, also after the next Take. An
 	// error of the first Take is that of the call; where a further attempt gets none, the upstream's last word stands.
 	Take(ctx context.Context) (release func(), err error)
@@ -118,158 +119,11 @@ func (r Request) take(ctx context.Context) (release func(), err error) {
 	return r.Place.Take(ctx)
 }
 
-// Retry says which failures are tried again before the first event, how often, and until when.
-type Retry struct {
-	Statuses func(status int) bool // beside connection errors and a first event overloaded_error, which always are; nil: none
-	Max      int                   // further attempts
-	Until    time.Time             // a wait that ends later is not begun; zero: no bound
-}
-
-// SafeStatus reports whether the official SDKs repeat a request that met this status (all three: 408, 409, 429 and from 500 on).
-func SafeStatus(status int) bool {
-	return status == 408 || status == 409 || status == 429 || status >= 500
-}
-
-// Open sends the request and returns once its first event, other than a ping, is with the handler, which gets the others
-// as they come. A refusal, also one that comes as a first event error, is an *Error; then the handler was not called. It
-// is repeated only here: nothing has been relayed yet. Canceling the context ends the stream at any time.
-func (c *Client) Open(ctx context.Context, req Request, retry Retry, h Handler) error {
-	begun := time.Now()
-	release, err := req.take(ctx)
-	if err != nil {
-		return err
+func (r Request) tryTake() (release func(), ok bool) {
+	if r.Place == nil {
+		return func() {}, true
 	}
-	for attempt := 0; ; attempt++ {
-		err := c.open(ctx, req, begun, release, h)
-		if err == nil {
-			return nil
-		}
-		if release = c.again(ctx, req, err, attempt, retry); release != nil {
-			continue
-		}
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		return err
-	}
-}
-
-// again waits before the next attempt and takes its place. It is nil if there is to be none.
-func (c *Client) again(ctx context.Context, req Request, err error, attempt int, retry Retry) (release func()) {
-	reason := ""
-	var e *Error
-	switch {
-	case attempt >= retry.Max:
-		return nil
-	case errors.Is(err, errSilent):
-		return nil // it has cost the whole patience already
-	case errors.Is(err, errConnection):
-		reason = "connection"
-	case errors.As(err, &e) && errors.Is(err, errFirstEvent) && e.Type == Overloaded:
-		reason = "overloaded_first"
-	case e != nil && e.answered != 0 && retry.Statuses != nil && retry.Statuses(e.answered):
-		reason = strconv.Itoa(e.Status)
-	default:
-		return nil
-	}
-	wait := backoff.Delay(attempt, rand.Float64())
-	if e != nil {
-		if e.Header.Get("X-Should-Retry") == "false" {
-			return nil
-		}
-		if d, ok := backoff.RetryAfter(e.Header, time.Now()); ok {
-			wait = d
-		}
-	}
-	if !retry.Until.IsZero() && time.Now().Add(wait).After(retry.Until) {
-		return nil
-	}
-	c.log.Info("upstream request is repeated", "attempt", attempt+2, "wait", wait.Round(time.Millisecond), "reason", err)
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-		return nil
-	}
-	if release, err = req.take(ctx); err != nil {
-		return nil
-	}
-	c.metrics.UpstreamRetry(reason)
-	return release
-}
-
-// What again must tell apart; causes inside an *Error.
-var (
-	errConnection = errors.New("the connection failed")
-	errFirstEvent = errors.New("an error as first event")
-)
-
-// open makes one attempt, which has its place already.
-func (c *Client) open(parent context.Context, req Request, begun time.Time, release func(), h Handler) error {
-	reading := false
-	defer func() {
-		if !reading {
-			release()
-		}
-	}()
-	ctx, cancel := context.WithCancelCause(parent)
-	w := startWatch(c.cfg.Silence, cancel)
-	resp, err := c.send(ctx, req)
-	if err == nil {
-		c.metrics.FirstEvent(metrics.StageHeaders, time.Since(begun))
-		if err = checkStream(resp); err != nil {
-			resp.Body.Close()
-		}
-	}
-	if err != nil {
-		w.stop()
-		cancel(errEnded)
-		return err
-	}
-	s := newStream(ctx, cancel, w, c.log, resp.Header, h)
-	reading = true
-	if body, ok := resp.Body.(interface{ Push(h2.Sink) }); ok {
-		body.Push(streamInPlace{s, release})
-	} else {
-		go push(resp.Body, streamInPlace{s, release})
-	}
-	<-s.opened
-	return s.err
-}
-
-// streamInPlace is a stream whose place at the upstream is free when its body is over.
-type streamInPlace struct {
-	*stream
-	release func()
-}
-
-func (p streamInPlace) End(err error) {
-	defer p.release()
-	p.stream.End(err)
-}
-
-// push reads a body for a stream whose transport does not push.
-func push(body io.ReadCloser, s streamInPlace) {
-	defer s.release() // also where reading panics
-	defer s.failOnPanic()
-	defer body.Close()
-	b := make([]byte, 4<<10)
-	for {
-		n, err := body.Read(b)
-		if n > 0 {
-			s.Data(b[:n])
-			s.Flush()
-		}
-		switch err {
-		case nil:
-			continue
-		case io.EOF:
-			err = nil
-		}
-		s.End(err)
-		return
-	}
+	return r.Place.TryTake()
 }
 
 // checkStream refuses a 200 that is not an event stream we can read.

@@ -21,7 +21,7 @@ func BenchmarkDecodeOneEvent(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			p := &counted{}
 			ctx, cancel := context.WithCancelCause(b.Context())
-			s := newStream(ctx, cancel, startWatch(time.Hour, cancel), quiet, nil, p)
+			s := newStream(ctx, cancel, startWatch(time.Hour, cancel), quiet, nil, p, func(error) {})
 			defer s.End(nil)
 			b.SetBytes(int64(len(event)))
 			b.ReportAllocs()

@@ -135,16 +135,26 @@ const maxErrorBody = 1 << 20
 
 // send makes one attempt and returns a 2xx answer or an *Error.
 func (c *Client) send(ctx context.Context, req Request) (*http.Response, error) {
+	r, up, err := c.request(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	defer up.forget()
+	resp, err := c.http.Do(r)
+	return c.judge(ctx, req, resp, err)
+}
+
+// request is what is sent. Once it is, the upload is to be forgotten.
+func (c *Client) request(ctx context.Context, req Request) (*http.Request, *upload, error) {
 	method := req.Method
 	if method == "" {
 		method = http.MethodPost
 	}
 	r, err := http.NewRequestWithContext(ctx, method, c.base.String()+req.Path, nil)
 	if err != nil {
-		return nil, nonsense("The request could not be made.", nil, err)
+		return nil, nil, nonsense("The request could not be made.", nil, err)
 	}
 	up := &upload{bytes: req.Body}
-	defer up.forget()
 	if len(req.Body) > 0 {
 		r.Body, r.GetBody, r.ContentLength = up.reader(), func() (io.ReadCloser, error) { return up.reader(), nil }, int64(len(req.Body))
 	}
@@ -159,7 +169,11 @@ func (c *Client) send(ctx context.Context, req Request) (*http.Response, error) 
 	}
 	r.Header.Set("X-Api-Key", c.cfg.APIKey)
 	r.Header.Set("Accept-Encoding", "identity")
-	resp, err := c.http.Do(r)
+	return r, up, nil
+}
+
+// judge returns a 2xx answer, or makes what else came of a request an *Error. It reads a refusal.
+func (c *Client) judge(ctx context.Context, req Request, resp *http.Response, err error) (*http.Response, error) {
 	if err != nil {
 		c.metrics.UpstreamRequest(0)
 		if cause := context.Cause(ctx); cause != nil {

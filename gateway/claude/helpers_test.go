@@ -87,7 +87,7 @@ func newDecoding(more func(frame)) *decoding {
 			close(d.done)
 		}
 		cancel(err)
-	}, startWatch(time.Hour, cancel), quiet, nil, d)
+	}, startWatch(time.Hour, cancel), quiet, nil, d, func(error) {})
 	d.isOpen = true
 	d.emit = func(name, data []byte) bool {
 		f := frame{string(name), string(data)}
@@ -271,11 +271,18 @@ func (p *pulled) Next() (Event, error) {
 
 func (p *pulled) Close() { p.cancel(errEnded) }
 
+// openTo opens a stream for a handler, and waits for its first event.
+func openTo(ctx context.Context, c *Client, req Request, retry Retry, h Handler) error {
+	done := make(chan error, 1)
+	c.Open(ctx, req, retry, h, func(err error) { done <- err })
+	return <-done
+}
+
 // openWith opens a stream to be read.
 func openWith(ctx context.Context, c *Client, req Request, retry Retry) (*pulled, error) {
 	p := newPulled()
 	ctx, p.cancel = context.WithCancelCause(ctx)
-	if err := c.Open(ctx, req, retry, p); err != nil {
+	if err := openTo(ctx, c, req, retry, p); err != nil {
 		p.cancel(errEnded)
 		return nil, err
 	}
@@ -289,14 +296,15 @@ func streamWithin(parent context.Context, body io.Reader) *pulled {
 	p := newPulled()
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancelCause(parent)
-	s := newStream(ctx, p.cancel, startWatch(time.Hour, p.cancel), quiet, http.Header{"Request-Id": {"req_1"}}, p)
+	opened := make(chan error, 1)
+	s := newStream(ctx, p.cancel, startWatch(time.Hour, p.cancel), quiet, http.Header{"Request-Id": {"req_1"}}, p, func(err error) { opened <- err })
 	go s.pump(body)
-	if <-s.opened; s.err != nil {
-		if e := (*Error)(nil); errors.As(s.err, &e) && errors.Is(s.err, errFirstEvent) {
+	if err := <-opened; err != nil {
+		if e := (*Error)(nil); errors.As(err, &e) && errors.Is(err, errFirstEvent) {
 			p.Event(Event{Kind: Failure, Name: []byte("error"), Data: e.Body})
-			s.err = nil
+			err = nil
 		}
-		p.End(s.err)
+		p.End(err)
 	}
 	return p
 }

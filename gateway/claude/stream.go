@@ -47,22 +47,22 @@ type stream struct {
 	watch   *watch
 	log     *slog.Logger
 
-	opened   chan struct{} // closed when the handler has its first event, or err says why not
-	err      error
+	opened   func(error)    // is told when the handler has its first event, or why it gets none
+	err      error          // that
 	head     []byte         // the first bytes, until they tell whether they are compressed
 	sniffed  bool           // they have
 	zip      *io.PipeWriter // to the goroutine that decompresses; nil: nothing is compressed
 	events   decoder
 	emit     func(name, data []byte) bool // is event, made once
 	read     time.Time                    // when the bytes at hand arrived
-	isOpen   bool                         // opened is closed
+	isOpen   bool                         // opened was called
 	began    bool                         // a message_start was seen
 	complete bool                         // the last event is with the handler, which still waits for the body's end
 	over     bool                         // nothing more is relayed
 }
 
-func newStream(ctx context.Context, cancel context.CancelCauseFunc, w *watch, log *slog.Logger, header http.Header, h Handler) *stream {
-	s := &stream{header: header, handler: h, ctx: ctx, cancel: cancel, watch: w, log: log, opened: make(chan struct{})}
+func newStream(ctx context.Context, cancel context.CancelCauseFunc, w *watch, log *slog.Logger, header http.Header, h Handler, opened func(error)) *stream {
+	s := &stream{header: header, handler: h, ctx: ctx, cancel: cancel, watch: w, log: log, opened: opened}
 	s.emit = s.event
 	return s
 }
@@ -211,7 +211,7 @@ func (s *stream) event(name, data []byte) (more bool) {
 
 func (s *stream) open() {
 	s.isOpen = true
-	close(s.opened)
+	s.opened(s.err)
 }
 
 // stop is the end of what is relayed. The body has finishTime for its own.

@@ -26,6 +26,10 @@ type Body struct {
 	inner   io.Reader // net/http's, while it is read
 	reader  *bufio.Reader
 
+	handing  sync.Mutex // held while it is not known whether the body of an exchange will be read
+	early    *early     // what came with an exchange's header; nil: it is in the reader
+	arriving bool       // the connection's sink is the exchange, which hands on what comes
+
 	mu     sync.Mutex
 	sink   Sink
 	over   bool
@@ -65,13 +69,31 @@ func (b *Body) Push(s Sink) {
 		s.End(b.err)
 	} else {
 		rest, _ := b.reader.Peek(b.reader.Buffered()) // what came with the header
+		if b.early != nil {
+			rest = append(rest[:len(rest):len(rest)], b.early.rest...)
+		}
 		over = b.take(rest)
 		b.free()
 	}
 	b.mu.Unlock()
-	if !over {
+	if !over && !b.arriving {
 		b.conn.nc.Push((*arrival)(b)) // which may have something at once
 	}
+}
+
+// early is what came with a header, and then the connection.
+type early struct {
+	rest []byte
+	conn io.Reader
+}
+
+func (e *early) Read(p []byte) (int, error) {
+	if len(e.rest) == 0 {
+		return e.conn.Read(p)
+	}
+	n := copy(p, e.rest)
+	e.rest = e.rest[n:]
+	return n, nil
 }
 
 // arrival is a body as its connection sees it.
@@ -154,13 +176,15 @@ func (b *Body) endLocked(err error, keep bool) {
 func (b *Body) free() {
 	b.reader.Reset(nil)
 	readers.Put(b.reader)
-	b.reader, b.inner = nil, nil
+	b.reader, b.inner, b.early = nil, nil, nil
 }
 
 var errClosed = errors.New("the body was closed")
 
 // Read is io.Reader's.
 func (b *Body) Read(p []byte) (int, error) {
+	b.handing.Lock()
+	b.handing.Unlock()
 	if b.inner == nil {
 		return 0, b.failure()
 	}

@@ -50,12 +50,43 @@ func serve(t testing.TB, handler http.HandlerFunc) *server {
 func client(t testing.TB, dialed func()) *http.Client {
 	pollers := poll.New()
 	t.Cleanup(pollers.Stop)
-	c := &http.Client{Transport: &Transport{Pollers: pollers, Other: refuse{}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+	c := &http.Client{Transport: &eitherWay{Transport: &Transport{Pollers: pollers, Other: refuse{}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		dialed()
 		return (&net.Dialer{}).DialContext(ctx, network, address)
-	}}}
+	}}}}
 	t.Cleanup(c.CloseIdleConnections)
 	return c
+}
+
+// eitherWay begins every other request where it can.
+type eitherWay struct {
+	*Transport
+	requests atomic.Int32
+}
+
+func (w *eitherWay) RoundTrip(req *http.Request) (*http.Response, error) {
+	if w.requests.Add(1)%2 == 0 {
+		return w.Transport.RoundTrip(req)
+	}
+	if b := begin(w.Transport, req); b != nil {
+		a := <-b
+		return a.resp, a.err
+	}
+	return w.Transport.RoundTrip(req)
+}
+
+type answered struct {
+	resp *http.Response
+	err  error
+}
+
+// begin is nil where Begin has not sent the request.
+func begin(t *Transport, req *http.Request) <-chan answered {
+	got := make(chan answered, 1)
+	if !t.Begin(req, func(resp *http.Response, err error) { got <- answered{resp, err} }) {
+		return nil
+	}
+	return got
 }
 
 // refuse is the other transport, where none should be needed.
@@ -363,7 +394,8 @@ func TestHeaderAndBodyComeInWhateverPieces(t *testing.T) {
 	})
 	var dials atomic.Int32
 	c := client(t, func() { dials.Add(1) })
-	for at := range len(whole) {
+	for i := range 2 * len(whole) {
+		at := i / 2
 		cut.Store(int32(at))
 		if text, err := collect(post(t, t.Context(), c, url, nil)).wait(t); text != "hello, world" || err != nil {
 			t.Fatalf("cut at %d: %q, %v", at, text, err)
@@ -463,7 +495,7 @@ func TestLateAnswerLeavesNothingBehind(t *testing.T) {
 		io.WriteString(w, "late")
 	})
 	s.client.CloseIdleConnections()
-	s.client.Transport.(*Transport).Pollers.Stop()
+	s.client.Transport.(*eitherWay).Pollers.Stop()
 	c := collect(post(t, t.Context(), s.client, s.URL, nil))
 	close(waits)
 	if text, err := c.wait(t); text != "late" || err != nil {
@@ -480,7 +512,7 @@ func TestOthersAreServedByTheOther(t *testing.T) {
 		t.Errorf("https: %v", err)
 	}
 	pipes := client(t, func() {})
-	pipes.Transport.(*Transport).Dial = func(context.Context, string, string) (net.Conn, error) {
+	pipes.Transport.(*eitherWay).Dial = func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
 		far.Close()
 		return near, nil

@@ -43,13 +43,8 @@ const (
 // RoundTrip sends a request and returns once the answer's header is there. The answer's body is a *Body. A request is
 // never sent twice.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if t.Pollers == nil || req.URL.Scheme != "http" || req.Method == http.MethodConnect {
+	if !t.carries(req) {
 		return t.Other.RoundTrip(req)
-	}
-	if t.Proxy != nil {
-		if via, err := t.Proxy(req); err != nil || via != nil {
-			return t.Other.RoundTrip(req) // which asks again, and says what is wrong
-		}
 	}
 	ctx := req.Context()
 	c, err := t.conn(ctx, address(req.URL))
@@ -81,6 +76,18 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// carries reports whether a request is for connections of the transport's own.
+func (t *Transport) carries(req *http.Request) bool {
+	if t.Pollers == nil || req.URL.Scheme != "http" || req.Method == http.MethodConnect {
+		return false
+	}
+	if t.Proxy == nil {
+		return true
+	}
+	via, err := t.Proxy(req)
+	return err == nil && via == nil // else Other asks again, and says what is wrong
+}
+
 func address(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
@@ -93,15 +100,8 @@ var errNotPolled = errors.New("the connection can't be polled")
 
 // conn takes an idle connection, or dials.
 func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
-	for {
-		c := t.take(address)
-		if c == nil {
-			break
-		}
-		if c.nc.Quiet() { // the server has neither closed it nor said something unasked
-			return c, nil
-		}
-		c.nc.Close()
+	if c := t.ready(address); c != nil {
+		return c, nil
 	}
 	nc, err := t.Dial(ctx, "tcp", address)
 	if err != nil {
@@ -113,6 +113,17 @@ func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
 		return nil, errNotPolled
 	}
 	return &conn{transport: t, address: address, nc: polled}, nil
+}
+
+// ready takes an idle connection that can be used.
+func (t *Transport) ready(address string) *conn {
+	for {
+		c := t.take(address)
+		if c == nil || c.nc.Quiet() { // the server has neither closed it nor said something unasked
+			return c
+		}
+		c.nc.Close()
+	}
 }
 
 func (t *Transport) take(address string) *conn {

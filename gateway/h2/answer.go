@@ -26,8 +26,9 @@ type Sink = interface {
 type answer struct {
 	conn *conn
 	id   uint32
-	head bool          // no body comes
-	got  chan struct{} // closed when resp or the error is there
+	head bool // no body comes
+	req  *http.Request
+	got  func(*http.Response, error) // gets the header, or what came instead, once; on the reader, or on whoever cancels
 
 	window  int64 // how much of the request the server takes; guarded by the connection's lock, as are the next three
 	unsent  bool  // the request is not at its end
@@ -41,9 +42,8 @@ type answer struct {
 	buffer   []byte // what has arrived and nobody has taken
 	taken    int64  // what was taken since the window was last moved
 	received int64
-	length   int64          // what it says that it has; -1: it says nothing
-	resp     *http.Response // until its caller has it, who may change it
-	answered bool           // resp has been there; only the reader changes it
+	length   int64 // what it says that it has; -1: it says nothing
+	answered bool  // the header has been there; only the reader changes it
 	over     bool
 	err      error
 	unbind   func() bool // from the request's context
@@ -62,29 +62,21 @@ func (a *answer) bind(ctx context.Context) {
 // begin is the answer's header. It is the reader's, as are data and, but for a cancel, end.
 func (a *answer) begin(resp *http.Response) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.over {
+		a.mu.Unlock()
 		return
 	}
-	resp.Body = &Body{a}
+	resp.Body, resp.Request = &Body{a}, a.req
 	a.length = resp.ContentLength
 	if a.head || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		a.length = 0 // the length is of a body that does not come
 	}
-	a.resp, a.answered = resp, true
-	close(a.got)
-}
-
-// wait waits for the header, or for what came instead.
-func (a *answer) wait() (resp *http.Response, err error) {
-	<-a.got
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.resp == nil {
-		return nil, a.err
-	}
-	resp, a.resp = a.resp, nil
-	return resp, nil
+	a.answered = true
+	a.req = nil
+	got := a.got
+	a.got = nil
+	a.mu.Unlock()
+	got(resp, nil)
 }
 
 var (
@@ -151,8 +143,8 @@ func (a *answer) giveBack(n int64) {
 // end is the answer's end, once; later ones change nothing.
 func (a *answer) end(err error) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.over {
+		a.mu.Unlock()
 		return
 	}
 	a.over = true
@@ -160,17 +152,21 @@ func (a *answer) end(err error) {
 		err = errShort
 	}
 	a.err = err
-	if !a.answered {
-		if a.err == nil {
-			a.err = io.ErrUnexpectedEOF
-		}
-		close(a.got)
+	got := a.got
+	a.got = nil
+	if got != nil && a.err == nil {
+		a.err = io.ErrUnexpectedEOF
 	}
+	err = a.err
 	if a.unbind != nil {
 		a.unbind()
 	}
 	a.ready.Broadcast()
 	a.tell()
+	a.mu.Unlock()
+	if got != nil {
+		got(nil, err)
+	}
 }
 
 // tell tells the sink of the end.

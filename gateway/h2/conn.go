@@ -131,6 +131,16 @@ func (c *conn) writeLocked(do func() error) error {
 	return err
 }
 
+// takes reports whether a request can be written now: nobody else writes, and the server takes bytes.
+func (c *conn) takes() bool {
+	if !c.wmu.TryLock() {
+		return false
+	}
+	defer c.wmu.Unlock()
+	s, polled := socketOf(c.nc)
+	return polled && s.polled.Writable()
+}
+
 // reserve takes the room of one answer.
 func (c *conn) reserve() bool {
 	c.mu.Lock()
@@ -153,7 +163,7 @@ func (c *conn) leave() {
 }
 
 // forget takes an answer off the connection, once. Who does must reset it if it is not over at the server, and then
-// leave its place. One without an id has not begun, and never will: begin leaves its place.
+// leave its place. One without an id has not begun, and never will: enter leaves its place.
 func (c *conn) forget(a *answer) (was bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

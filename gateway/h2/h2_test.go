@@ -58,9 +58,28 @@ func serve(t testing.TB, handler http.HandlerFunc, change ...func(*httptest.Serv
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	s.transport = transport(s.Certificate(), func() { s.dials.Add(1) })
-	s.client = &http.Client{Transport: s.transport}
+	s.client = &http.Client{Transport: &eitherWay{Transport: s.transport}}
 	t.Cleanup(s.client.CloseIdleConnections)
 	return s
+}
+
+// eitherWay begins every other request where it can.
+type eitherWay struct {
+	*Transport
+	requests atomic.Int32
+}
+
+func (w *eitherWay) RoundTrip(req *http.Request) (*http.Response, error) {
+	type answered struct {
+		resp *http.Response
+		err  error
+	}
+	got := make(chan answered, 1)
+	if w.requests.Add(1)%2 == 0 || !w.Begin(req, func(resp *http.Response, err error) { got <- answered{resp, err} }) {
+		return w.Transport.RoundTrip(req)
+	}
+	a := <-got
+	return a.resp, a.err
 }
 
 // pollers wait for the connections of all tests.

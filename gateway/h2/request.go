@@ -14,46 +14,66 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// roundTrip sends a request in a place that was reserved. It goes out beside it: a server that takes no bytes doesn't
-// keep a caller whose context has ended, and one that answers early gets the rest all the same.
-func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
+// begin sends a request in a place that was reserved; got gets its answer. With now, what the server's windows allow is
+// written before it returns. Else all goes out beside it: a server that takes no bytes doesn't keep a caller whose context
+// has ended, and one that answers early gets the rest all the same.
+func (c *conn) begin(req *http.Request, now bool, got func(*http.Response, error)) {
 	fields, err := requestFields(req)
 	if err != nil {
 		c.leave()
 		closeBody(req)
-		return nil, err
+		got(nil, err)
+		return
 	}
-	a := &answer{conn: c, head: req.Method == http.MethodHead, got: make(chan struct{})}
+	a := &answer{conn: c, req: req, head: req.Method == http.MethodHead, got: got}
 	a.ready.L = &a.mu
 	a.bind(req.Context()) // from here the answer ends with the request's context, whenever that is
-	go c.send(a, req, fields)
-	resp, err := a.wait()
-	if err != nil {
-		return nil, err
+	if now {
+		c.send(a, req, fields, func(rest func()) { go rest() })
+	} else {
+		go c.send(a, req, fields, func(rest func()) { rest() })
 	}
-	resp.Request = req
-	return resp, nil
 }
 
-func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField) {
-	defer closeBody(req)
+// roundTrip is begin for a caller who waits.
+func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
+	type answered struct {
+		resp *http.Response
+		err  error
+	}
+	got := make(chan answered, 1)
+	c.begin(req, false, func(resp *http.Response, err error) { got <- answered{resp, err} })
+	a := <-got
+	return a.resp, a.err
+}
+
+// send writes a request, and lets later do what has to wait for the server's windows.
+func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField, later func(rest func())) {
 	small, err := smallBody(req)
 	if err != nil {
 		a.cancel(err)
 		c.leave() // the place of which nothing was made
+		closeBody(req)
 		return
 	}
 	sent, err := c.sendHeader(a, fields, hasBody(req), small)
-	switch {
-	case err != nil || sent:
-	case small != nil:
-		err = c.sendBody(a, bytes.NewReader(small), len(small))
-	default:
-		err = c.sendBody(a, req.Body, atOnce)
+	if err != nil || sent {
+		if err != nil {
+			a.cancel(err)
+		}
+		closeBody(req)
+		return
 	}
-	if err != nil {
-		a.cancel(err)
-	}
+	later(func() {
+		defer closeBody(req)
+		body, size := io.Reader(req.Body), atOnce
+		if small != nil {
+			body, size = bytes.NewReader(small), len(small)
+		}
+		if err := c.sendBody(a, body, size); err != nil {
+			a.cancel(err)
+		}
+	})
 }
 
 // atOnce is how much of a request's body is sent at once. One that is not larger leaves with the header, where the
@@ -114,7 +134,7 @@ func requestFields(req *http.Request) ([]hpack.HeaderField, error) {
 func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool, small []byte) (sent bool, err error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	frame, err := c.begin(a, body)
+	frame, err := c.enter(a, body)
 	if err != nil {
 		return false, err
 	}
@@ -143,8 +163,8 @@ func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool, smal
 	return sent, nil
 }
 
-// begin puts an answer into its reserved place, or leaves that. wmu must be held: ids go out in their order.
-func (c *conn) begin(a *answer, unsent bool) (frame int, err error) {
+// enter puts an answer into its reserved place, or leaves that. wmu must be held: ids go out in their order.
+func (c *conn) enter(a *answer, unsent bool) (frame int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || a.gone {

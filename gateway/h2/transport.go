@@ -65,13 +65,8 @@ var (
 // RoundTrip sends a request and returns once the answer's header is there. The answer's body is a *Body if it came over
 // HTTP/2. A request that the server has not looked at is sent again, if its body can be had again.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" {
+	if !t.carries(req) {
 		return t.Other.RoundTrip(req)
-	}
-	if t.Proxy != nil {
-		if via, err := t.Proxy(req); err != nil || via != nil {
-			return t.Other.RoundTrip(req) // which asks again, and says what is wrong
-		}
 	}
 	for attempt := 1; ; attempt++ {
 		if req.Context().Err() != nil {
@@ -90,17 +85,73 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err == nil || !errors.Is(err, errUntouched) || attempt == attempts {
 			return resp, err
 		}
-		if req.Body != nil && req.Body != http.NoBody {
-			if req.GetBody == nil {
-				return nil, err
-			}
-			again := *req
-			if again.Body, err = req.GetBody(); err != nil {
-				return nil, err
-			}
-			req = &again
+		again, ok := repeated(req)
+		if !ok {
+			return nil, err
 		}
+		req = again
 	}
+}
+
+// Begin sends a request on a connection that is at hand, if there is one and it takes the request at once, and reports
+// whether it has: else nothing was sent. Then got is called, once, with what RoundTrip would return. It comes on the goroutine
+// that reads the connection, which many answers share, and must not block: the body is pushed from there, or read by another.
+func (t *Transport) Begin(req *http.Request, got func(*http.Response, error)) bool {
+	if req.URL.Scheme != "https" {
+		other, ok := t.Other.(interface {
+			Begin(*http.Request, func(*http.Response, error)) bool
+		})
+		return ok && other.Begin(req, got)
+	}
+	if !t.carries(req) || req.Context().Err() != nil {
+		return false
+	}
+	c := t.ready(address(req.URL))
+	if c == nil {
+		return false
+	}
+	if !c.takes() {
+		c.leave()
+		return false
+	}
+	c.begin(req, true, func(resp *http.Response, err error) {
+		again, ok := (*http.Request)(nil), false
+		if errors.Is(err, errUntouched) {
+			again, ok = repeated(req)
+		}
+		if !ok {
+			got(resp, err)
+			return
+		}
+		go func() { got(t.RoundTrip(again)) }()
+	})
+	return true
+}
+
+// carries reports whether a request is for connections of the transport's own, where the server speaks HTTP/2.
+func (t *Transport) carries(req *http.Request) bool {
+	if req.URL.Scheme != "https" {
+		return false
+	}
+	if t.Proxy == nil {
+		return true
+	}
+	via, err := t.Proxy(req)
+	return err == nil && via == nil // else Other asks again, and says what is wrong
+}
+
+// repeated is a request to be sent again, if its body can be had again.
+func repeated(req *http.Request) (*http.Request, bool) {
+	again := *req
+	if !hasBody(req) {
+		return &again, true
+	}
+	if req.GetBody == nil {
+		return nil, false
+	}
+	body, err := req.GetBody()
+	again.Body = body
+	return &again, err == nil
 }
 
 func closeBody(req *http.Request) {
@@ -133,6 +184,26 @@ func (t *Transport) CloseIdleConnections() {
 	}
 }
 
+// ready takes the room of one more answer of a connection that has it, if there is one.
+func (t *Transport) ready(address string) *conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.hosts[address]
+	if h == nil {
+		return nil
+	}
+	return h.reserve()
+}
+
+func (h *host) reserve() *conn {
+	for _, c := range h.conns {
+		if c.reserve() {
+			return c
+		}
+	}
+	return nil
+}
+
 // conn finds a connection with room for one more answer, and takes that room. It dials as many as the waiting requests
 // will need.
 func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
@@ -153,10 +224,8 @@ func (t *Transport) conn(ctx context.Context, address string) (*conn, error) {
 		if time.Now().Before(h.other) {
 			return nil, errOther
 		}
-		for _, c := range h.conns {
-			if c.reserve() {
-				return c, nil
-			}
+		if c := h.reserve(); c != nil {
+			return c, nil
 		}
 		if h.failed != failed && h.dials == 0 {
 			return nil, h.err

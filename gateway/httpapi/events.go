@@ -144,7 +144,7 @@ func (a *API) stream(c echo.Context, v *relay.Viewer, events bool, first []byte)
 	if raw != nil {
 		a.keep(raw)
 		f := &pushed{follower: follower{v: v, w: raw, delivery: delivery{metrics: a.metrics}}, api: a, conn: raw}
-		go f.begin(first)
+		f.begin(first)
 		return nil
 	}
 	if conn, ok := c.Request().Context().Value(connKey{}).(net.Conn); ok && events {

@@ -95,9 +95,14 @@ func (c *Conn) Push(s Sink) {
 	missed := c.missed && s != nil
 	c.r.mu.Unlock()
 	if missed {
-		c.readable(make([]byte, 4<<10), false)
+		b := missedBuffers.Get().(*[4 << 10]byte)
+		defer missedBuffers.Put(b)
+		c.readable(b[:], false)
 	}
 }
+
+// missedBuffers are for what arrived while nobody was there to get it.
+var missedBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 
 // readable hands on what has arrived. Where the other side has closed it reads to the end; else one read that does not
 // fill the buffer has emptied the socket.
@@ -254,6 +259,23 @@ func writeNow(fd int, p []byte) (int, error) {
 		return 0, errno
 	}
 	return int(n), nil
+}
+
+// Writable reports whether the connection takes bytes now.
+func (c *Conn) Writable() bool {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	if c.w.closed {
+		return false
+	}
+	const out = 4 // POLLOUT
+	one := struct {
+		fd              int32
+		events, revents int16
+	}{fd: int32(c.fd), events: out}
+	var now syscall.Timespec
+	n, _, _ := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&one)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return n == 1 && one.revents == out // not an error, nor the other side's end
 }
 
 // Quiet reports whether nothing has arrived that nobody has read: neither bytes nor the other side's end.

@@ -30,3 +30,6 @@ func (*Conn) TryWrite([]byte) int { return 0 }
 
 // Quiet is never called.
 func (*Conn) Quiet() bool { return false }
+
+// Writable is never called.
+func (*Conn) Writable() bool { return false }

@@ -226,7 +226,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			t.Errorf("who waits: %v", err)
 		}
 	}
-	if c.TryWrite([]byte("x")) != 0 || c.Quiet() {
+	if c.TryWrite([]byte("x")) != 0 || c.Quiet() || c.Writable() {
 		t.Error("a closed connection does something")
 	}
 	if err := c.Close(); !errors.Is(err, net.ErrClosed) {
@@ -261,6 +261,27 @@ func TestLargeWritesWaitForTheReader(t *testing.T) {
 }
 
 // A deadline ends who waits already, says how much went through, and ends nothing for good.
+func TestConnectionIsWritableUntilItIsFull(t *testing.T) {
+	c, far := pair(t, start(t))
+	if !c.Writable() {
+		t.Error("a new connection is not writable")
+	}
+	piece := make([]byte, 64<<10)
+	sent := 0
+	for n := c.TryWrite(piece); n > 0; n = c.TryWrite(piece) {
+		sent += n
+	}
+	if c.Writable() {
+		t.Error("a full connection is writable")
+	}
+	if _, err := io.ReadFull(far, make([]byte, sent)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("x")); err != nil || !c.Writable() { // which waits for the other side's word that it has read
+		t.Errorf("read empty it is not writable again, %v", err)
+	}
+}
+
 func TestDeadlinesEndWaiting(t *testing.T) {
 	c, far := pair(t, start(t))
 	waits := make(chan error, 1)

@@ -110,7 +110,9 @@ func (s *Stream) Begin(b Beginning) error {
 	}
 	defer s.failOnPanic(nil)
 	b.Request.Place = &place{relay: r, account: s.Account, wait: -1}
-	err := r.client.Open(ctx, b.Request, b.Retry, upstream{s})
+	opened := make(chan error, 1)
+	r.client.Open(ctx, b.Request, b.Retry, upstream{s}, func(err error) { opened <- err })
+	err := <-opened
 	r.charge(s, -body)
 	if err == nil {
 		return nil

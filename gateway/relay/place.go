@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"sluice/gateway/claude"
+	"sluice/gateway/limits"
 )
 
 // place is a request's place at the upstream, as the claude room asks for it.
@@ -19,6 +20,28 @@ type place struct {
 // Place is the place at the upstream of a request whose answer is no stream. It is waited for at most so long.
 func (r *Relay) Place(account string, wait time.Duration) claude.Place {
 	return &place{relay: r, account: account, wait: wait}
+}
+
+// TryTake takes the place where nobody has to wait for one.
+func (p *place) TryTake() (release func(), ok bool) {
+	permit, err := p.relay.queue.Enter(p.relay.stopping, p.account, 0)
+	if err != nil {
+		return nil, false
+	}
+	if release, err = p.taken(permit, 0); err != nil {
+		return nil, false
+	}
+	return release, true
+}
+
+// taken is a place that the queue has given.
+func (p *place) taken(permit *limits.Permit, waited time.Duration) (release func(), err error) {
+	if p.relay.stopping.Err() != nil { // this place is one that the drain's end has made free
+		permit.Release()
+		return nil, ErrDraining
+	}
+	p.relay.metrics.UpstreamQueueLeft(waited)
+	return permit.Release, nil
 }
 
 // Take waits in the queue. Its error is a *limits.Busy, the cause of the context's end, or ErrDraining when the time of a
@@ -42,12 +65,7 @@ func (p *place) Take(ctx context.Context) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.relay.stopping.Err() != nil { // this place is one that the drain's end has made free
-		permit.Release()
-		return nil, ErrDraining
-	}
-	p.relay.metrics.UpstreamQueueLeft(time.Since(begun))
-	return permit.Release, nil
+	return p.taken(permit, time.Since(begun))
 }
 
 // Refused shuts the gate of the queue: what the upstream has said to one request holds for all.

@@ -92,6 +92,17 @@ type Params struct {
 // body's bytes must have been reserved with Reserve; Start takes the reservation over, also when it fails. Where it
 // returns a stream, Answered must follow.
 func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	if s, joined, err = r.start(p, cancel); err != nil || joined {
+		cancel(errEnded)
+		return s, joined, err
+	}
+	s.open(ctx, p.Request, p.Retry, p.QueueWait)
+	return s, false, nil
+}
+
+// start is Start without the request.
+func (r *Relay) start(p Params, cancel context.CancelCauseFunc) (s *Stream, joined bool, err error) {
 	body := int64(len(p.Request.Body))
 	if p.Owner == "" { // the next one with this key may be somebody else
 		p.IdempotencyKey = ""
@@ -132,7 +143,6 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 		return nil, false, err
 	}
 	plan, _ := r.limits.Plan(p.Plan)
-	ctx, cancel := context.WithCancelCause(context.Background())
 	s = &Stream{ID: newID(), Owner: p.Owner, Account: p.Account, Plan: p.Plan, Route: p.Route, Callback: p.Callback, Created: time.Now(), relay: r, abandonIn: p.AbandonAfter,
 		maxViewers: plan.ViewersPerStream, grant: grant, cancel: cancel, opened: make(chan struct{}), done: make(chan struct{}),
 		status: InProgress, attempt: 1, held: 1, charged: streamOverhead + body}
@@ -143,7 +153,6 @@ func (r *Relay) Start(p Params) (s *Stream, joined bool, err error) {
 	}
 	r.active++
 	r.metrics.StreamStarted()
-	go s.run(ctx, p.Request, p.Retry, p.QueueWait)
 	return s, false, nil
 }
 

@@ -122,15 +122,17 @@ func (s *Stream) RequestID() string {
 // Grant is what the stream was admitted with.
 func (s *Stream) Grant() *limits.Grant { return s.grant }
 
-// run opens the upstream, which from the first event on calls the stream's handler. It owns the request.
-func (s *Stream) run(ctx context.Context, req claude.Request, retry claude.Retry, queueWait time.Duration) {
-	defer s.failOnPanic(nil)
+// open opens the upstream, which from the first event on calls the stream's handler. It owns the request.
+func (s *Stream) open(ctx context.Context, req claude.Request, retry claude.Retry, queueWait time.Duration) {
+	size := int64(len(req.Body))
 	req.Place = &place{relay: s.relay, account: s.Account, wait: queueWait, until: retry.Until, stream: s}
-	err := s.relay.client.Open(ctx, req, retry, upstream{s})
-	s.relay.charge(s, -int64(len(req.Body)))
-	if err != nil {
-		s.refuse(err)
-	}
+	s.relay.client.Open(ctx, req, retry, upstream{s}, func(err error) {
+		defer s.failOnPanic(nil)
+		s.relay.charge(s, -size)
+		if err != nil {
+			s.refuse(err)
+		}
+	})
 }
 
 // upstream is the stream as the claude room sees it: it appends what comes until the end. Its calls come on a goroutine
