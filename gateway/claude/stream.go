@@ -54,6 +54,7 @@ type stream struct {
 	zip      *io.PipeWriter // to the goroutine that decompresses; nil: nothing is compressed
 	events   decoder
 	emit     func(name, data []byte) bool // is event, made once
+	arrived  time.Time                    // when the first bytes since the last Flush did; zero: none have
 	read     time.Time                    // when the bytes at hand arrived
 	isOpen   bool                         // opened was called
 	began    bool                         // a message_start was seen
@@ -70,7 +71,9 @@ func newStream(ctx context.Context, cancel context.CancelCauseFunc, w *watch, lo
 // Data gets the bytes of the body as they arrive.
 func (s *stream) Data(chunk []byte) {
 	defer s.failOnPanic()
-	now := s.watch.alive()
+	if s.arrived.IsZero() { // what one reading of the connection brings has arrived together
+		s.arrived = s.watch.alive()
+	}
 	if !s.sniffed {
 		if s.head != nil || len(chunk) < len(gzipMagic) {
 			s.head = append(s.head, chunk...)
@@ -85,7 +88,7 @@ func (s *stream) Data(chunk []byte) {
 		s.zip.Write(chunk)
 		return
 	}
-	s.read = now
+	s.read = s.arrived
 	s.feed(chunk)
 }
 
@@ -150,6 +153,7 @@ func (s *stream) feed(chunk []byte) {
 // Flush says that what has arrived has been handed on.
 func (s *stream) Flush() {
 	defer s.failOnPanic()
+	s.arrived = time.Time{}
 	if s.zip == nil { // else that is not known here
 		s.flush()
 	}

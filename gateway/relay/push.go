@@ -14,6 +14,7 @@ func (s *Stream) readyLocked() {
 		case v.push != nil:
 			v.turn = turnReader
 			s.pushing = append(s.pushing, v)
+			s.pacing = s.pacing || !v.exact
 		default:
 			s.wakeLocked(v)
 		}
@@ -27,12 +28,22 @@ const pushViewers = 4
 
 // pushSize is how much the reader pushes at once of what one read of the upstream brings: with a write for each event,
 // 100 streams that came as fast as they could took two and a half times the CPU. It is well below paceWindow: who has taken all
-// there was is not behind, and gets each event as it is.
-const pushSize = paceWindow / 2
+// there was is not behind, and gets each event as it is. Whoever gets each in any case is pushed more.
+const (
+	pushSize      = paceWindow / 2
+	exactPushSize = 16 << 10
+)
+
+func (s *Stream) pushSize() int {
+	if s.pacing {
+		return pushSize
+	}
+	return exactPushSize
+}
 
 // push writes what came to the viewers whose turn the reader has taken.
 func (s *Stream) push() {
-	s.unpushed = 0
+	s.unpushed, s.pacing = 0, false
 	if len(s.pushing) == 0 {
 		return
 	}

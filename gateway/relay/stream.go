@@ -87,7 +87,8 @@ type Stream struct {
 	hadDelta  bool
 	output    meter
 
-	pushing  []*Viewer // the reader's own, as is the next: the viewers whose turn it has taken
+	pushing  []*Viewer // the reader's own, as are the next two: the viewers whose turn it has taken
+	pacing   bool      // one of them may get merged events
 	unpushed int       // bytes that it has not yet pushed to them
 }
 
@@ -196,7 +197,7 @@ func asError(err error) *claude.Error {
 
 // append adds one event of the upstream and wakes who waits. It reports whether further ones are wanted.
 func (s *Stream) append(e claude.Event) bool {
-	if s.unpushed > 0 && s.unpushed+len(e.Name)+len(e.Data) > pushSize {
+	if s.unpushed > 0 && s.unpushed+len(e.Name)+len(e.Data) > s.pushSize() {
 		s.push()
 	}
 	a, err := s.appendLocked(e)
