@@ -127,7 +127,7 @@ func (f *pushed) begin(first []byte) {
 		f.finish(reasonOf(err))
 		return
 	}
-	f.v.OnWake(func() { go f.wake() })
+	f.v.OnWake(f.wake)
 	f.v.Push(func(b relay.Batch) bool {
 		if !f.conn.push(b.Pieces) {
 			f.unfinished = b

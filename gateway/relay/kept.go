@@ -329,6 +329,7 @@ func (s *Stream) adopt(attempt int, e Ended, log eventLog) bool {
 	s.attempt, s.log, s.failure = attempt, log, e.Failure
 	s.endLocked(e.Status)
 	s.endedAt = e.At
+	s.accounted = true
 	close(s.opened)
 	close(s.done)
 	return true

@@ -74,7 +74,7 @@ func (s *Stream) wakeLocked(v *Viewer) {
 	}
 	v.turn = turnOwn
 	if v.onWake != nil {
-		v.onWake()
+		go v.onWake()
 		return
 	}
 	select {

@@ -74,6 +74,7 @@ type Stream struct {
 	committed bool   // an answer of 2xx was sent: a refusal becomes an error event
 	refusal   error
 	ended     bool
+	accounted bool // it has ended, and done is closed
 	status    Status
 	failure   *claude.Error
 	endedAt   time.Time
@@ -176,6 +177,9 @@ func (s *Stream) failOnPanic(pushing *[]*Viewer) {
 		s.mu.Lock()
 		for _, v := range *pushing {
 			v.returnTurnLocked()
+			if s.accounted {
+				s.wakeLocked(v)
+			}
 		}
 		s.mu.Unlock()
 		*pushing = nil
@@ -225,7 +229,7 @@ func (s *Stream) append(e claude.Event) bool {
 		s.relay.charge(s, a.grown)
 	}
 	if a.ended {
-		go s.account()
+		go s.accountAndGoOn()
 	}
 	return !a.ended
 }
@@ -261,10 +265,12 @@ func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 	s.hadDelta = s.hadDelta || a.firstDelta
 	switch e.Kind {
 	case claude.MessageStop:
+		s.readyLocked()
 		s.endLocked(Completed)
 	case claude.Failure:
 		kind, message, _ := claude.ParseError(e.Data)
 		s.failure = &claude.Error{Type: kind, Message: message, Body: bytes.Clone(e.Data)}
+		s.readyLocked()
 		s.endLocked(Failed)
 	default:
 		if e.Kind == claude.MessageStart {
@@ -281,6 +287,7 @@ func (s *Stream) appendLocked(e claude.Event) (a appended, err error) {
 			s.failure = l.failure
 			grown, _ := s.log.append(claude.Failure, l.name, l.data, l.at)
 			a.grown += grown
+			s.readyLocked()
 			s.endLocked(l.status)
 		}
 	}
@@ -328,7 +335,7 @@ func (s *Stream) endIf(holds func() bool, status Status, e *claude.Error) {
 	}
 	s.cancel(errEnded)
 	s.relay.charge(s, grown)
-	go s.account()
+	go s.accountAndGoOn()
 }
 
 // refuse ends a stream whose upstream never sent an event. As long as nobody was answered it never was: who waits gets

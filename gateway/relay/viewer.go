@@ -66,8 +66,8 @@ type Batch struct {
 // has to write the rest. Push must be called before the first Take.
 func (v *Viewer) Push(write func(Batch) bool) { v.push = write }
 
-// OnWake lets f be called where Wake would get a value. It must not block, nor call the viewer. OnWake must be called
-// before the first Take.
+// OnWake lets f be called where Wake would get a value, on a goroutine of its own. OnWake must be called before the first
+// Take.
 func (v *Viewer) OnWake(f func()) { v.onWake, v.wake = f, nil }
 
 // Take returns what is past the viewer's cursor and moves the cursor. An empty batch means that there is nothing: then
@@ -146,7 +146,8 @@ func (v *Viewer) pushed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v.returnTurnLocked()
-	if !ok || s.ended || v.interrupted || v.next < len(s.log.entries) {
+	// The end is the viewer's own to write, once the stream is accounted: then it will be woken.
+	if !ok || s.accounted || v.interrupted || v.next < len(s.log.entries) {
 		s.wakeLocked(v)
 	}
 }
