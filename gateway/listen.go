@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -17,7 +18,8 @@ func (g *Gateway) Listen() (err error) {
 			g.store.Close()
 		}
 	}()
-	if g.public, err = net.Listen("tcp", g.cfg.Server.Listen); err != nil {
+	callers := callersListener()
+	if g.public, err = callers.Listen(context.Background(), "tcp", g.cfg.Server.Listen); err != nil {
 		return fmt.Errorf("server.listen: %w", err)
 	}
 	if g.admin, err = net.Listen("tcp", g.cfg.Server.AdminListen); err != nil {
