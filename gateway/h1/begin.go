@@ -73,6 +73,7 @@ type exchange struct {
 	mu     sync.Mutex
 	unbind func() bool // from the request's context
 	header []byte      // what has arrived of it, while it is not complete
+	looked int         // bytes of it without the empty line that ends it
 	body   *Body
 	over   bool // got was called with an error, or is about to be
 }
@@ -94,7 +95,9 @@ func (x *exchange) Data(p []byte) {
 	}
 	resp, rest, err := x.parse(p)
 	if err == nil && resp == nil { // its end is still to come
-		x.header = append(x.header[:0], rest...) // which may lie in it
+		if len(rest) != len(x.header) {
+			x.header = bytes.Clone(rest)
+		}
 		x.mu.Unlock()
 		return
 	}
@@ -111,13 +114,15 @@ func (x *exchange) Data(p []byte) {
 // one that is not complete.
 func (x *exchange) parse(p []byte) (resp *http.Response, rest []byte, err error) {
 	for {
-		n := headerEnd(p)
+		n := headerEnd(p, x.looked)
 		if n > maxHeader || n == 0 && len(p) > maxHeader {
 			return nil, nil, fmt.Errorf("the answer's header is larger than %d bytes", maxHeader)
 		}
 		if n == 0 {
+			x.looked = max(0, len(p)-2) // its end may have come in part
 			return nil, p, nil
 		}
+		x.looked = 0
 		r := readers.Get().(*bufio.Reader)
 		r.Reset(bytes.NewReader(p[:n]))
 		resp, err = http.ReadResponse(r, x.req)
@@ -133,10 +138,10 @@ func (x *exchange) parse(p []byte) (resp *http.Response, rest []byte, err error)
 	}
 }
 
-// headerEnd is the length of the header that p begins with, with the empty line that ends it; 0 if that is not there.
-// A line may end without a carriage return, as net/textproto takes it.
-func headerEnd(p []byte) int {
-	for at := 0; ; {
+// headerEnd is the length of the header that p begins with, with the empty line that ends it; 0 if that is not there. It
+// looks from so many bytes on. A line may end without a carriage return, as net/textproto takes it.
+func headerEnd(p []byte, at int) int {
+	for {
 		i := bytes.IndexByte(p[at:], '\n')
 		if i < 0 {
 			return 0

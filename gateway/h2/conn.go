@@ -131,14 +131,16 @@ func (c *conn) writeLocked(do func() error) error {
 	return err
 }
 
-// takes reports whether a request can be written now: nobody else writes, and the server takes bytes.
-func (c *conn) takes() bool {
+// tryLock takes wmu if a request can be written now: nobody else writes, and the server takes bytes.
+func (c *conn) tryLock() bool {
 	if !c.wmu.TryLock() {
 		return false
 	}
-	defer c.wmu.Unlock()
-	s, polled := socketOf(c.nc)
-	return polled && s.polled.Writable()
+	if s, polled := socketOf(c.nc); polled && s.polled.Writable() {
+		return true
+	}
+	c.wmu.Unlock()
+	return false
 }
 
 // reserve takes the room of one answer.

@@ -14,12 +14,15 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// begin sends a request in a place that was reserved; got gets its answer. With now, what the server's windows allow is
-// written before it returns. Else all goes out beside it: a server that takes no bytes doesn't keep a caller whose context
-// has ended, and one that answers early gets the rest all the same.
+// begin sends a request in a place that was reserved; got gets its answer. With now, wmu is the caller's: it is given back, and
+// what the server's windows allow is written before begin returns. Else all goes out beside it: a server that takes no bytes
+// doesn't keep a caller whose context has ended, and one that answers early gets the rest all the same.
 func (c *conn) begin(req *http.Request, now bool, got func(*http.Response, error)) {
 	fields, err := requestFields(req)
 	if err != nil {
+		if now {
+			c.wmu.Unlock()
+		}
 		c.leave()
 		closeBody(req)
 		got(nil, err)
@@ -29,9 +32,9 @@ func (c *conn) begin(req *http.Request, now bool, got func(*http.Response, error
 	a.ready.L = &a.mu
 	a.bind(req.Context()) // from here the answer ends with the request's context, whenever that is
 	if now {
-		c.send(a, req, fields, func(rest func()) { go rest() })
+		c.send(a, req, fields, true, func(rest func()) { go rest() })
 	} else {
-		go c.send(a, req, fields, func(rest func()) { rest() })
+		go c.send(a, req, fields, false, func(rest func()) { rest() })
 	}
 }
 
@@ -47,20 +50,25 @@ func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	return a.resp, a.err
 }
 
-// send writes a request, and lets later do what has to wait for the server's windows.
-func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField, later func(rest func())) {
+// send writes a request, and lets later do what has to wait for the server's windows. If wmu is locked, it is given back.
+func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField, locked bool, later func(rest func())) {
 	small, err := smallBody(req)
+	read := err == nil
+	if !locked {
+		c.wmu.Lock()
+	}
+	sent := false
+	if read {
+		sent, err = c.sendHeaderLocked(a, fields, hasBody(req), small)
+	}
+	c.wmu.Unlock()
 	if err != nil {
 		a.cancel(err)
-		c.leave() // the place of which nothing was made
-		closeBody(req)
-		return
-	}
-	sent, err := c.sendHeader(a, fields, hasBody(req), small)
-	if err != nil || sent {
-		if err != nil {
-			a.cancel(err)
+		if !read {
+			c.leave() // the place of which nothing was made
 		}
+	}
+	if err != nil || sent {
 		closeBody(req)
 		return
 	}
@@ -129,11 +137,9 @@ func requestFields(req *http.Request) ([]hpack.HeaderField, error) {
 	return fields, nil
 }
 
-// sendHeader gives the answer its id, and sends the request's header, and small with it if that is possible: then the
+// sendHeaderLocked gives the answer its id, and sends the request's header, and small with it if that is possible: then the
 // request is sent, as it is where it has no body.
-func (c *conn) sendHeader(a *answer, fields []hpack.HeaderField, body bool, small []byte) (sent bool, err error) {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+func (c *conn) sendHeaderLocked(a *answer, fields []hpack.HeaderField, body bool, small []byte) (sent bool, err error) {
 	frame, err := c.enter(a, body)
 	if err != nil {
 		return false, err

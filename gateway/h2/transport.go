@@ -94,8 +94,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // Begin sends a request on a connection that is at hand, if there is one and it takes the request at once, and reports
-// whether it has: else nothing was sent. Then got is called, once, with what RoundTrip would return. It comes on the goroutine
-// that reads the connection, which many answers share, and must not block: the body is pushed from there, or read by another.
+// whether it has: else nothing was sent. The request's body must be at hand. Then got is called, once, with what RoundTrip would
+// return. It comes on the goroutine that reads the connection, which many answers share, and must not block: the answer's
+// body is pushed from there, or read by another.
 func (t *Transport) Begin(req *http.Request, got func(*http.Response, error)) bool {
 	if req.URL.Scheme != "https" {
 		other, ok := t.Other.(interface {
@@ -110,7 +111,7 @@ func (t *Transport) Begin(req *http.Request, got func(*http.Response, error)) bo
 	if c == nil {
 		return false
 	}
-	if !c.takes() {
+	if !c.tryLock() {
 		c.leave()
 		return false
 	}
