@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -18,8 +17,7 @@ func (g *Gateway) Listen() (err error) {
 			g.store.Close()
 		}
 	}()
-	callers := callersListener()
-	if g.public, err = callers.Listen(context.Background(), "tcp", g.cfg.Server.Listen); err != nil {
+	if g.public, err = net.Listen("tcp", g.cfg.Server.Listen); err != nil {
 		return fmt.Errorf("server.listen: %w", err)
 	}
 	if g.admin, err = net.Listen("tcp", g.cfg.Server.AdminListen); err != nil {
