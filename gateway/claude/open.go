@@ -83,6 +83,7 @@ func (c *Client) again(ctx context.Context, req Request, err error, attempt int,
 // an error it may take its time.
 func (c *Client) Open(ctx context.Context, req Request, retry Retry, h Handler, done func(error)) {
 	x := &call{client: c, ctx: ctx, req: req, retry: retry, handler: h, done: done, begun: time.Now()}
+	defer x.failOnPanic()
 	release, ok := req.tryTake()
 	if ok && x.begin(release) {
 		return

@@ -36,41 +36,29 @@ func (s *Stream) correctInputLocked(data []byte) {
 	}
 }
 
-// account makes an ended stream's metrics and record, once, and wakes the viewers that have waited for that. It may wait
-// for the log's writer, which nobody who reads a connection for many streams should.
-func (s *Stream) account() {
-	s.conclusion()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.accounted = true
-	for _, v := range s.viewers {
-		s.wakeLocked(v)
-	}
-}
-
-// accountAndGoOn is account on a goroutine of its own, on which the viewer goes on if it is the only one.
-func (s *Stream) accountAndGoOn() {
-	s.conclusion()
+// account reports an ended stream, once, and wakes the viewers that have waited for that. On a goroutine of its own, own,
+// the only viewer goes on itself.
+func (s *Stream) account(own bool) {
+	s.report()
 	s.mu.Lock()
 	s.accounted = true
-	var last func()
+	var goOn func()
 	for _, v := range s.viewers {
-		switch {
-		case v.turn != turnWaiting:
-		case len(s.viewers) == 1 && v.onWake != nil:
-			v.turn = turnOwn
-			last = v.onWake
-		default:
+		if own && len(s.viewers) == 1 && v.turn == turnWaiting && v.onWake != nil {
+			v.turn, goOn = turnOwn, v.onWake
+		} else {
 			s.wakeLocked(v)
 		}
 	}
 	s.mu.Unlock()
-	if last != nil {
-		last()
+	if goOn != nil {
+		goOn()
 	}
 }
 
-func (s *Stream) conclusion() {
+// report makes an ended stream's metrics and record. It may wait for the log's writer, which nobody who reads a connection
+// for many streams should.
+func (s *Stream) report() {
 	defer s.failOnPanic(nil)
 	defer close(s.done)
 	defer s.relay.streamEnded(s)

@@ -282,7 +282,7 @@ func (s *Stream) afterLast(first bool, grown int64) {
 	if s.Parted() {
 		s.relay.forget(s)
 	}
-	s.account()
+	s.account(false)
 }
 
 // Ended is the end of a kept stream, as its Ending was.

@@ -229,7 +229,7 @@ func (s *Stream) append(e claude.Event) bool {
 		s.relay.charge(s, a.grown)
 	}
 	if a.ended {
-		go s.accountAndGoOn()
+		go s.account(true)
 	}
 	return !a.ended
 }
@@ -335,7 +335,7 @@ func (s *Stream) endIf(holds func() bool, status Status, e *claude.Error) {
 	}
 	s.cancel(errEnded)
 	s.relay.charge(s, grown)
-	go s.accountAndGoOn()
+	go s.account(true)
 }
 
 // refuse ends a stream whose upstream never sent an event. As long as nobody was answered it never was: who waits gets
@@ -363,7 +363,7 @@ func (s *Stream) refuseIf(holds func() bool, status Status, err error) {
 	s.relay.charge(s, grown)
 	s.relay.forget(s)
 	s.cancel(errEnded)
-	s.account()
+	s.account(false)
 	close(s.opened)
 }
 
