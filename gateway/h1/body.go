@@ -183,12 +183,13 @@ var errClosed = errors.New("the body was closed")
 
 // Read is io.Reader's.
 func (b *Body) Read(p []byte) (int, error) {
-	b.handing.Lock()
+	b.handing.Lock() // once it is known that the body is read
+	inner := b.inner
 	b.handing.Unlock()
-	if b.inner == nil {
+	if inner == nil {
 		return 0, b.failure()
 	}
-	n, err := b.inner.Read(p)
+	n, err := inner.Read(p)
 	switch err {
 	case nil:
 	case io.EOF:
