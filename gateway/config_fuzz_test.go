@@ -15,6 +15,7 @@ func FuzzConfig(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(shipped)
+	f.Add([]byte("relay: {hold: 0}\nserver: {drain: 0}")) // which are "not at all"
 	for _, test := range badInputs {
 		f.Add([]byte(test.text))
 	}
@@ -43,7 +44,7 @@ func FuzzConfig(f *testing.F) {
 func checkBounds(t *testing.T, c Config) {
 	t.Helper()
 	for name, d := range map[string]time.Duration{
-		"upstream.stall_timeout": c.Upstream.StallTimeout, "upstream.timeout": c.Upstream.Timeout, "relay.hold": c.Relay.Hold,
+		"upstream.stall_timeout": c.Upstream.StallTimeout, "upstream.timeout": c.Upstream.Timeout, "relay.hold": c.Relay.Hold + 1,
 		"relay.ping_interval": c.Relay.PingInterval, "relay.stall_timeout": c.Relay.StallTimeout, "relay.retention": c.Relay.Retention,
 		"messages": c.Relay.AbandonAfter.Messages, "streams": c.Relay.AbandonAfter.Streams, "drain": c.Server.Drain + 1,
 	} {
