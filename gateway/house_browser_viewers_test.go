@@ -128,7 +128,7 @@ func TestSeventhStreamWaitsOverHTTP1(t *testing.T) {
 	for _, up := range ups {
 		up.finish()
 	}
-	p.until(`sources.filter((s) => s.events.at(-1).name == "message_stop").length == 6`)
+	p.until(`sources.filter((s) => s.events.at(-1)?.name == "message_stop").length == 6`)
 }
 
 // flowing opens streams that have begun.
