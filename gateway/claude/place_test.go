@@ -131,6 +131,11 @@ func TestAPlaceComesBackFromADefect(t *testing.T) {
 		defer end()
 		openTo(t.Context(), c, placed(p), Retry{}, faulty{newPulled()})
 		synctest.Wait()
+		c.streams.Other = panicking{}
+		if err := openTo(t.Context(), c, placed(p), Retry{}, newPulled()); err == nil || !strings.Contains(err.Error(), "The gateway failed.") {
+			t.Errorf("opening a stream at once: %v", err)
+		}
+		c.streams.Other = nil
 		c.http.Transport = panicking{}
 		if err := openTo(t.Context(), c, placed(p), Retry{}, newPulled()); err == nil || !strings.Contains(err.Error(), "The gateway failed.") {
 			t.Errorf("opening a stream: %v", err)
@@ -140,7 +145,7 @@ func TestAPlaceComesBackFromADefect(t *testing.T) {
 			c.Do(t.Context(), placed(p))
 			t.Error("no panic")
 		}()
-		if p.takes != 3 || p.held != 0 {
+		if p.takes != 4 || p.held != 0 {
 			t.Errorf("%d places were taken, %d are held", p.takes, p.held)
 		}
 	})
@@ -148,7 +153,8 @@ func TestAPlaceComesBackFromADefect(t *testing.T) {
 
 type panicking struct{}
 
-func (panicking) RoundTrip(*http.Request) (*http.Response, error) { panic("a defect") }
+func (panicking) RoundTrip(*http.Request) (*http.Response, error)               { panic("a defect") }
+func (panicking) Begin(*http.Request, func(*http.Response, error)) (begun bool) { panic("a defect") }
 
 func TestAPlaceIsHeldAsLongAsAWholeAnswerIsRead(t *testing.T) {
 	whole := simulator.Script{Body: []byte(`{"type":"message"}`), Header: http.Header{"Content-Type": {"application/json"}}}

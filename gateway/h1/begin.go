@@ -12,7 +12,8 @@ import (
 
 // Begin sends a request on a connection that is at hand, if there is one and it takes the request at once, and reports
 // whether it has: else nothing was sent. Then got is called, once, with what RoundTrip would return. It comes on the
-// goroutine that reads for many connections and must not block: the body is pushed from there, or left to another goroutine.
+// goroutine that reads for many connections, or before Begin returns, and must not block: the body is pushed from there, or
+// left to another goroutine.
 func (t *Transport) Begin(req *http.Request, got func(*http.Response, error)) bool {
 	small := req.ContentLength > 0 && req.ContentLength <= atOnce || req.Body == nil
 	if !small || !t.carries(req) || req.Context().Err() != nil {
@@ -22,7 +23,7 @@ func (t *Transport) Begin(req *http.Request, got func(*http.Response, error)) bo
 	if c == nil {
 		return false
 	}
-	x := &exchange{conn: c, req: req, got: got}
+	x := &promise{conn: c, req: req, got: got}
 	sent, whole, err := c.sendNow(req)
 	if err != nil || sent == 0 {
 		c.nc.Close()
@@ -62,9 +63,9 @@ func (c *conn) sendNow(req *http.Request) (sent int, whole bool, err error) {
 // requests are what Begin sends, in one write each.
 var requests = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// exchange is a request whose answer comes to whom it was promised: it is the connection's sink, first for the header and
-// then for the body.
-type exchange struct {
+// promise is a request whose answer somebody will be given: the connection's sink, first for the header and then for the
+// body.
+type promise struct {
 	conn  *conn
 	req   *http.Request
 	got   func(*http.Response, error)
@@ -79,7 +80,7 @@ type exchange struct {
 }
 
 // Data gets what has arrived.
-func (x *exchange) Data(p []byte) {
+func (x *promise) Data(p []byte) {
 	x.mu.Lock()
 	if x.over || x.body != nil {
 		body := x.body
@@ -112,7 +113,7 @@ func (x *exchange) Data(p []byte) {
 
 // parse reads an answer's header; interim ones are left out. Without an error and an answer, rest is what has arrived of
 // one that is not complete.
-func (x *exchange) parse(p []byte) (resp *http.Response, rest []byte, err error) {
+func (x *promise) parse(p []byte) (resp *http.Response, rest []byte, err error) {
 	for {
 		n := headerEnd(p, x.looked)
 		if n > maxHeader || n == 0 && len(p) > maxHeader {
@@ -157,7 +158,7 @@ func headerEnd(p []byte, at int) int {
 }
 
 // answer hands on an answer with what has arrived of its body.
-func (x *exchange) answer(resp *http.Response, rest []byte) {
+func (x *promise) answer(resp *http.Response, rest []byte) {
 	b := resp.Body.(*Body)
 	b.early, b.arriving = &early{rest, x.conn.nc}, true
 	b.reader.Reset(b.early)
@@ -182,7 +183,7 @@ func (x *exchange) answer(resp *http.Response, rest []byte) {
 }
 
 // fail ends what has not been answered, or the answer's body.
-func (x *exchange) fail(err error) {
+func (x *promise) fail(err error) {
 	x.mu.Lock()
 	body, over := x.body, x.over
 	x.over = body == nil
@@ -201,7 +202,7 @@ func (x *exchange) fail(err error) {
 }
 
 // End is the connection's end.
-func (x *exchange) End(err error) {
+func (x *promise) End(err error) {
 	x.mu.Lock()
 	body := x.body
 	x.mu.Unlock()

@@ -26,9 +26,9 @@ type Body struct {
 	inner   io.Reader // net/http's, while it is read
 	reader  *bufio.Reader
 
-	handing  sync.Mutex // held while it is not known whether the body of an exchange will be read
-	early    *early     // what came with an exchange's header; nil: it is in the reader
-	arriving bool       // the connection's sink is the exchange, which hands on what comes
+	handing  sync.Mutex // held while it is not known whether the body of a promised answer will be read
+	early    *early     // what came with a promised header; nil: it is in the reader
+	arriving bool       // the connection's sink is the promise, which hands on what comes
 
 	mu     sync.Mutex
 	sink   Sink

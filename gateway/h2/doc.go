@@ -7,6 +7,6 @@
 // of a stream's memory. Frames and header compression are golang.org/x/net's; what is here is RFC 9113 §5 (streams and
 // flow control), §6.8 (GOAWAY) and the choice of a connection.
 //
-// Three functions carry the room: Transport.RoundTrip (a request finds its connection), conn.read (what arrives finds
-// its answer), and Body.Push (an answer finds its reader).
+// Three functions carry the room: Transport.Begin (a request finds its connection, as with RoundTrip, which waits for the
+// answer), conn.read (what arrives finds its answer), and Body.Push (an answer finds its reader).
 package h2

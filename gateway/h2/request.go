@@ -32,10 +32,16 @@ func (c *conn) begin(req *http.Request, now bool, got func(*http.Response, error
 	a.ready.L = &a.mu
 	a.bind(req.Context()) // from here the answer ends with the request's context, whenever that is
 	if now {
-		c.send(a, req, fields, true, func(rest func()) { go rest() })
-	} else {
-		go c.send(a, req, fields, false, func(rest func()) { rest() })
+		if rest := c.send(a, req, fields, func() {}); rest != nil {
+			go rest()
+		}
+		return
 	}
+	go func() {
+		if rest := c.send(a, req, fields, c.wmu.Lock); rest != nil {
+			rest()
+		}
+	}()
 }
 
 // roundTrip is begin for a caller who waits.
@@ -50,29 +56,28 @@ func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	return a.resp, a.err
 }
 
-// send writes a request, and lets later do what has to wait for the server's windows. If wmu is locked, it is given back.
-func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField, locked bool, later func(rest func())) {
+// send writes a request, for which lock takes wmu once what is written is at hand, and returns what has to wait for the
+// server's windows; nil where that is nothing.
+func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField, lock func()) (rest func()) {
 	small, err := smallBody(req)
-	read := err == nil
-	if !locked {
-		c.wmu.Lock()
+	lock()
+	if err != nil {
+		c.wmu.Unlock()
+		a.cancel(err)
+		c.leave() // the place of which nothing was made
+		closeBody(req)
+		return nil
 	}
-	sent := false
-	if read {
-		sent, err = c.sendHeaderLocked(a, fields, hasBody(req), small)
-	}
+	sent, err := c.sendHeaderLocked(a, fields, hasBody(req), small)
 	c.wmu.Unlock()
 	if err != nil {
 		a.cancel(err)
-		if !read {
-			c.leave() // the place of which nothing was made
-		}
 	}
 	if err != nil || sent {
 		closeBody(req)
-		return
+		return nil
 	}
-	later(func() {
+	return func() {
 		defer closeBody(req)
 		body, size := io.Reader(req.Body), atOnce
 		if small != nil {
@@ -81,7 +86,7 @@ func (c *conn) send(a *answer, req *http.Request, fields []hpack.HeaderField, lo
 		if err := c.sendBody(a, body, size); err != nil {
 			a.cancel(err)
 		}
-	})
+	}
 }
 
 // atOnce is how much of a request's body is sent at once. One that is not larger leaves with the header, where the

@@ -28,7 +28,8 @@ const pushViewers = 4
 
 // pushSize is how much the reader pushes at once of what one read of the upstream brings: with a write for each event,
 // 100 streams that came as fast as they could took two and a half times the CPU. It is well below paceWindow: who has taken all
-// there was is not behind, and gets each event as it is. Whoever gets each in any case is pushed more.
+// there was is not behind, and gets each event as it is. Whoever gets each in any case is
+// pushed more: as much as the kernel is let to keep for a reader.
 const (
 	pushSize      = paceWindow / 2
 	exactPushSize = 16 << 10
